@@ -1,0 +1,1 @@
+"""irnet-convert: timm and torchvision models to IR-Net binary networks."""
