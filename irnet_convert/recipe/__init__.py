@@ -1,0 +1,35 @@
+"""Recipes: the schema, loading by name or path, overrides, dumping."""
+
+from irnet_convert.recipe.find import FoundRecipe, bundled_recipes, find_recipe
+from irnet_convert.recipe.inputs import CropSpec, DataSpec, MixupSpec, ModelSpec, TransformSpec
+from irnet_convert.recipe.schema import Recipe
+from irnet_convert.recipe.training import (
+    CheckpointSpec,
+    DistillSpec,
+    EdeSpec,
+    EmaSpec,
+    ExpectSpec,
+    FeatureSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+)
+
+__all__ = [
+    "CheckpointSpec",
+    "CropSpec",
+    "DataSpec",
+    "DistillSpec",
+    "EdeSpec",
+    "EmaSpec",
+    "ExpectSpec",
+    "FeatureSpec",
+    "FoundRecipe",
+    "MixupSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "Recipe",
+    "ScheduleSpec",
+    "TransformSpec",
+    "bundled_recipes",
+    "find_recipe",
+]

@@ -1,0 +1,239 @@
+"""A recipe: one YAML file that holds everything a run depends on, under a strict schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, model_validator
+
+from irnet_convert.errors import RecipeError
+from irnet_convert.recipe.block import Above0, Block, Count, refuse
+from irnet_convert.recipe.find import find_recipe
+from irnet_convert.recipe.inputs import DataSpec, MixupSpec, ModelSpec, TransformSpec
+from irnet_convert.recipe.overrides import apply_overrides
+from irnet_convert.recipe.plain_yaml import check_plain, dump_yaml, load_yaml
+from irnet_convert.recipe.training import (
+    CheckpointSpec,
+    DistillSpec,
+    EdeSpec,
+    EmaSpec,
+    ExpectSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+)
+
+# Which member of a union a value is meant for, so that an error speaks of that one alone.
+Teacher = Annotated[
+    Annotated[ModelSpec, Tag("block")] | Annotated[Literal["same"], Tag("same")],
+    Discriminator(lambda value: "block" if isinstance(value, dict | ModelSpec) else "same"),
+]
+Rules = Annotated[
+    Annotated[tuple[dict[str, JsonValue], ...], Tag("rules")] | Annotated[str, Tag("preset")],
+    Discriminator(lambda value: "rules" if isinstance(value, list | tuple) else "preset"),
+]
+
+
+class Recipe(Block):
+    """One run, whole: model, teacher, conversion, data, optimization, outputs. Frozen.
+
+    Attributes:
+        name: what it is called; letters, digits, ``_``, ``-``, ``.``.
+        description: one line, shown by listings.
+        model: the student before conversion.
+        teacher: null trains from scratch; ``"same"`` is a full-precision copy of the student before
+            conversion; or a block like ``model``.
+        policy: a preset's name or a list of rules; null keeps every layer in full precision.
+        rewrites: names of graph rewrites; null is the converter's default.
+        data: what to train and evaluate on.
+        transforms: images → tensors.
+        mixup: mixup, cutmix and label smoothing, or null.
+        ema: moving average of the weights, or null.
+        epochs: passes over the training data.
+        batch_size: GLOBAL batch: all processes and accumulation steps together.
+        eval_batch_size: likewise for evaluation.
+        grad_accumulation: micro-batches that make one step.
+        clip_grad: largest gradient norm, or null.
+        optimizer: by timm.
+        schedule: by timm.
+        ede: the schedule of the surrogate gradient.
+        distill: the losses with a teacher; null exactly where there is no teacher.
+        precision: of the student's and the teacher's arithmetic.
+        seed: of everything random.
+        processes: if set, a world of another size is an error.
+        checkpoint: how often, how many.
+        tracking: ``jsonl`` (always written) and optionally ``tensorboard``.
+        output: run directory; null is ``runs/NAME``.
+        expect: what it is known to reach.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    description: str = ""
+    model: ModelSpec
+    teacher: Teacher | None = None
+    policy: Rules | None = "irnet"
+    rewrites: tuple[str, ...] | None = None
+    data: DataSpec
+    transforms: TransformSpec = TransformSpec()
+    mixup: MixupSpec | None = None
+    ema: EmaSpec | None = None
+    epochs: Count
+    batch_size: Count = 128
+    eval_batch_size: Count = 256
+    grad_accumulation: Count = 1
+    clip_grad: Above0 | None = None
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    ede: EdeSpec = EdeSpec()
+    distill: DistillSpec | None = None
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    processes: Count | None = None
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    tracking: tuple[Literal["jsonl", "tensorboard"], ...] = ("jsonl",)
+    output: str | None = None
+    expect: ExpectSpec | None = None
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Read a recipe by bundled name or path (see :func:`find_recipe`), then apply overrides.
+
+        Args:
+            name_or_path: ``digits``, ``recipes/digits.yaml``, ...
+            overrides: ``"key.sub=value"`` strings, see :func:`apply_overrides`.
+
+        Raises:
+            UnknownNameError: no such recipe.
+            RecipeError: the file or an override is malformed.
+            PolicyError: its policy is.
+        """
+        path = find_recipe(name_or_path).path
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise RecipeError(
+                f"{path} cannot be read ({error.strerror})",
+                expected="a readable file",
+                mend="check its permissions",
+            ) from error
+        raw = load_yaml(text, source=str(path))
+        if not isinstance(raw, dict):
+            raise _not_a_mapping(str(path), raw)
+        return cls.from_dict(apply_overrides(raw, overrides), source=str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, source: str = "the recipe") -> Self:
+        """Validate plain data as a recipe.
+
+        Raises:
+            RecipeError: with every offending path, its value and what was expected.
+            PolicyError: the policy is malformed.
+        """
+        if not isinstance(data, Mapping):
+            raise _not_a_mapping(source, data)
+        raw = dict(data)
+        check_plain(raw, source=source)
+        try:
+            recipe = cls.model_validate(raw)
+        except ValidationError as error:
+            raise _recipe_error(error, raw, source) from error
+        recipe.build_policy()
+        return recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fully resolved recipe as plain data, every default filled in."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The fully resolved recipe; loading it gives an equal recipe."""
+        return dump_yaml(self.to_dict())
+
+    def build_policy(self) -> Any:
+        """The ``Policy`` that ``policy`` means, or None for full precision.
+
+        Raises:
+            UnknownNameError: no such preset.
+            PolicyError: a rule is malformed.
+        """
+        if self.policy is None:
+            return None
+        from irnet_convert.policy import Policy
+
+        return (
+            Policy.preset(self.policy)
+            if isinstance(self.policy, str)
+            else Policy.from_dict(list(self.policy))
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """``output``, or ``runs/NAME`` where it is null."""
+        return Path(self.output) if self.output is not None else Path("runs") / self.name
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.teacher is None and self.distill is not None:
+            raise refuse("distill", "is set, but teacher is null", "a teacher, or distill: null")
+        if self.teacher is not None and self.distill is None:
+            raise refuse(
+                "teacher", "is set, but no distill block uses it", "a distill block, or teacher: null"
+            )
+        if self.policy is None and self.rewrites:
+            raise refuse("rewrites", "is set, but policy is null, so nothing is converted", "rewrites: null")
+        if self.mixup is not None and self.batch_size % 2:
+            raise refuse("batch_size", f"is {self.batch_size}", "an even number, which mixup needs")
+        return self
+
+
+def _not_a_mapping(source: str, found: Any) -> RecipeError:
+    return RecipeError(
+        f"{source} holds {'nothing' if found is None else f'a {type(found).__name__}'}",
+        expected="a mapping of a recipe's keys",
+        mend="start from a bundled recipe; docs/recipes.md lists every key",
+    )
+
+
+_WORDS = {"model_type": "a block of keys", "string_type": "a string", "tuple_type": "a list"}
+
+
+def _recipe_error(error: ValidationError, raw: dict[str, Any], source: str) -> RecipeError:
+    """Pydantic's errors, each as path, value and what was expected."""
+    given, expected = [], []
+    for item in error.errors(include_url=False):
+        context = item.get("ctx", {})
+        path, value = _locate((*item["loc"], *filter(None, [context.get("path")])), raw)
+        path = path or "the recipe"
+        if item["type"] == "refused":
+            given.append(f"{path} {context['problem']}")
+            expected.append(context["expected"])
+        elif item["type"] == "missing":
+            given.append(f"{path} is missing")
+            expected.append(f"a value for {path}")
+        else:
+            given.append(f"{path} is {value!r}")
+            expected.append(_WORDS.get(item["type"], item["msg"].removeprefix("Input should be ")))
+    return RecipeError(
+        f"{source}: {'; '.join(given)}",
+        expected="; ".join(dict.fromkeys(expected)),
+        mend="correct the recipe or the override; docs/recipes.md lists every key",
+    )
+
+
+def _locate(location: tuple[int | str, ...], raw: Any) -> tuple[str, Any]:
+    """Pydantic's location as a dotted path of the recipe, and the value there.
+
+    Locations inside a union also hold the names of its members, which are no part of the path: a part
+    that the data does not have is left out unless it is the last.
+    """
+    parts: list[str] = []
+    for number, part in enumerate(location):
+        items: Any = raw if isinstance(raw, dict) else dict(enumerate(raw)) if isinstance(raw, list) else {}
+        if part in items:
+            raw = items[part]
+        elif number < len(location) - 1 or (parts and not isinstance(raw, dict)):
+            continue
+        else:
+            raw = None
+        parts.append(str(part))
+    return ".".join(parts), raw
