@@ -20,7 +20,7 @@ class ModelSpec(Block):
     """
 
     name: str
-    kwargs: dict[str, JsonValue] = {}
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     pretrained: bool = False
     checkpoint: str | None = None
 

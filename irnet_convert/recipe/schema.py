@@ -158,7 +158,10 @@ class Recipe(Block):
         """
         if self.policy is None:
             return None
-        from irnet_convert.policy import Policy
+        try:
+            from irnet_convert.policy import Policy
+        except ModuleNotFoundError:  # TODO: remove with policy.py's arrival
+            return self.policy
 
         return (
             Policy.preset(self.policy)
@@ -194,7 +197,12 @@ def _not_a_mapping(source: str, found: Any) -> RecipeError:
     )
 
 
-_WORDS = {"model_type": "a block of keys", "string_type": "a string", "tuple_type": "a list"}
+_WORDS = {
+    "model_type": "a block of keys",
+    "string_type": "a string",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+}
 
 
 def _recipe_error(error: ValidationError, raw: dict[str, Any], source: str) -> RecipeError:
@@ -231,7 +239,7 @@ def _locate(location: tuple[int | str, ...], raw: Any) -> tuple[str, Any]:
         items: Any = raw if isinstance(raw, dict) else dict(enumerate(raw)) if isinstance(raw, list) else {}
         if part in items:
             raw = items[part]
-        elif number < len(location) - 1 or (parts and not isinstance(raw, dict)):
+        elif number < len(location) - 1 or not isinstance(raw, dict | list):
             continue
         else:
             raw = None

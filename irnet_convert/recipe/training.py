@@ -36,7 +36,7 @@ class OptimizerSpec(Block):
     latent_lr: Above0 | None = None
     latent_weight_decay: NotNegative | None = None
     scale_weight_decay: NotNegative = 0.0
-    kwargs: dict[str, JsonValue] = {}
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
