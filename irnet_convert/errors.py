@@ -30,6 +30,10 @@ def _rebuild(cls: type[IrnetError], given: str, expected: str, mend: str) -> Irn
     return cls(given, expected=expected, mend=mend)
 
 
+class ArgumentError(IrnetError):
+    """A value handed to a function is of the wrong kind or out of range."""
+
+
 class ModelError(IrnetError):
     """The model cannot be converted as it stands (wrapped, already binary, not binary, ...)."""
 

@@ -1,0 +1,81 @@
+"""The sign that every binary tensor goes through, and its surrogate gradient (EDE).
+
+One convention holds everywhere, training, export and packed inference: the sign is +1 where ``x >= 0``
+(so for −0.0) and −1 elsewhere (so for NaN). There is no third level.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where ``x >= 0``, −1 elsewhere; its gradient is zero.
+
+    Args:
+        x: any shape, memory format and real dtype.
+
+    Returns:
+        A tensor of the same shape, dtype and memory format that holds only +1 and −1.
+    """
+    return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
+
+
+class _EdeSign(torch.autograd.Function):
+    """Forward: :func:`sign`. Backward: the derivative of k·tanh(t·x)."""
+
+    @staticmethod
+    def forward(x: Tensor, ede: Tensor) -> Tensor:  # type: ignore[override]
+        return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        x, ede = ctx.saved_tensors
+        return (grad * ede_derivative(x, ede)).to(x.dtype), None
+
+
+def ede_derivative(x: Tensor, ede: Tensor) -> Tensor:
+    """The surrogate's derivative k·t·(1 − tanh²(t·x)), in float32 at least.
+
+    At ±inf it is 0, as its limit is. At NaN it is defined as 0: the forward pass made −1 of the NaN, and
+    a NaN gradient would spread to every weight of the layer before.
+
+    Args:
+        x: where to evaluate it, any shape.
+        ede: ``[k, t]``, shape (2,); read on its device, so without waiting for it.
+
+    Returns:
+        The derivative, shape of ``x``, of the wider of float32 and the dtype of ``x``.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    k, t = ede.to(dtype).unbind()
+    slope = (k * t) * (1 - torch.tanh(t * x.to(dtype)).square())
+    return slope.nan_to_num(nan=0.0)
+
+
+def ede_sign(x: Tensor, ede: Tensor) -> Tensor:
+    """Sign with the error decay estimator's gradient.
+
+    Forward ``sign(x)``; backward ``grad · k·t·(1 − tanh²(t·x))``, the derivative of g(x) = k·tanh(t·x).
+    ``k`` and ``t`` are read from a tensor, so that a compiled graph stays valid while they change.
+
+    Args:
+        x: any shape, memory format and floating dtype. It is all that is kept for the backward pass.
+        ede: ``[k, t]``, shape (2,), on the device of ``x``. It must not be written to between forward and
+            backward; hand over a copy where it may be.
+
+    Returns:
+        ±1, shape, dtype and memory format of ``x``.
+
+    Source:
+        Qin et al., Forward and Backward Information Retention for Accurate Binary Neural Networks, CVPR
+        2020, section on EDE.
+    """
+    return _EdeSign.apply(x, ede)  # type: ignore[no-any-return]

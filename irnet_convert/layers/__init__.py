@@ -1,0 +1,28 @@
+"""Binary layers: true subclasses of PyTorch's, one family a file."""
+
+from irnet_convert.layers.base import BinaryLayer
+from irnet_convert.layers.conv import BinaryConv2d
+from irnet_convert.layers.dense import Sign, SignedLayer
+from irnet_convert.layers.linear import BinaryLinear
+from irnet_convert.layers.model import binary_layers, param_groups, set_progress
+from irnet_convert.layers.same import BinaryConv2dSame
+from irnet_convert.layers.scaled_std import BinaryScaledStdConv2d, BinaryScaledStdConv2dSame
+from irnet_convert.layers.std import BinaryStdConv2d, BinaryStdConv2dSame
+from irnet_convert.layers.table import binary_class_of
+
+__all__ = [
+    "BinaryConv2d",
+    "BinaryConv2dSame",
+    "BinaryLayer",
+    "BinaryLinear",
+    "BinaryScaledStdConv2d",
+    "BinaryScaledStdConv2dSame",
+    "BinaryStdConv2d",
+    "BinaryStdConv2dSame",
+    "Sign",
+    "SignedLayer",
+    "binary_class_of",
+    "binary_layers",
+    "param_groups",
+    "set_progress",
+]

@@ -1,0 +1,314 @@
+"""What every binary layer shares: latents, scale, EDE state, loading, and adopting a dense layer.
+
+A family (conv, linear, Same padding, ...) is a class that puts :class:`BinaryLayer` in front of the PyTorch
+layer it is a subclass of, and says how the binarized operands meet (``_contract``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irnet_convert.binary import METHODS, Method, method
+from irnet_convert.errors import ArgumentError
+from irnet_convert.layers.dense import Sign, SignedLayer
+
+
+class BinaryLayer(nn.Module):
+    """Mixin: a layer whose weights, and by default inputs, are binary in the forward pass.
+
+    ``weight`` holds the real-valued latents under the dense layer's name, so that a full-precision checkpoint
+    loads strictly. The truth about the surrogate gradient is in plain floats (``progress``, ``t_min``,
+    ``t_max``); the non-persistent buffer ``ede`` = [k, t] is only their copy on the device, and is filled
+    anew whenever the module is moved, cast, emptied or loaded. The values of the forward pass never depend
+    on it.
+
+    Attributes:
+        method: a key of METHODS.
+        weight_bits: 1.
+        act_bits: 1 (the input's sign is taken) or 32 (the input is used as it is).
+        scale: learnable factor per output channel, (out,), or None where a normalisation follows.
+        progress: how much of the training is done, 0 to 1; read-only by habit, see :meth:`set_progress`.
+        t_min: lower bound of the surrogate's schedule.
+        t_max: upper bound of the surrogate's schedule.
+        takes_scale: False for a family that has a factor per channel of its own.
+    """
+
+    dense_kind: ClassVar[type[nn.Module]]
+    takes_scale: ClassVar[bool] = True
+    weight_bits: ClassVar[int] = 1
+
+    method: str
+    act_bits: int
+    progress: float
+    t_min: float
+    t_max: float
+    weight: Tensor
+    bias: Tensor | None
+    ede: Tensor
+    scale: nn.Parameter | None
+
+    @classmethod
+    def from_dense(
+        cls,
+        layer: nn.Module,
+        *,
+        method: str = "irnet",
+        act_bits: int = 1,
+        scale: bool = False,
+        t_min: float | None = None,
+        t_max: float | None = None,
+    ) -> Self:
+        """The binary layer that takes a dense layer's place.
+
+        Parameters, hooks (with their handles), the training flag and extra attributes are the given layer's
+        own objects; do not use that layer afterwards. ``table.binary_class_of`` says which class to call.
+
+        Args:
+            layer: a plain layer of this family, with fan-in of at least the method's ``min_fan_in``.
+            method: a key of METHODS.
+            act_bits: 1 or 32.
+            scale: give it the learnable factor per output channel, set from the weights now, and trained if
+                the weights are.
+            t_min: start of the surrogate's schedule; the method's own if None.
+            t_max: end of the surrogate's schedule; the method's own if None.
+
+        Raises:
+            ArgumentError: another kind of layer, a fan-in too small, or a value out of range.
+            UnknownNameError: no such method.
+        """
+        if not isinstance(layer, cls.dense_kind) or isinstance(layer, BinaryLayer):
+            raise ArgumentError(
+                f"a {type(layer).__name__} for {cls.__name__}.from_dense",
+                expected=f"a {cls.dense_kind.__name__} that is not binary yet",
+                mend="ask irnet_convert.layers.binary_class_of(layer) which class takes it",
+            )
+        options = _checked(cls, layer.weight[0].numel(), method, act_bits, scale, t_min, t_max)
+        new = cls.__new__(cls)
+        # Hook dictionaries stay the same objects, since handles remove by them. Those that are about to
+        # change are copied, so that the given layer stays whole.
+        new.__dict__ = dict(layer.__dict__)
+        for name in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+            new.__dict__[name] = new.__dict__[name].copy()
+        new._adopted()
+        new._make_binary(options)
+        return new
+
+    def _adopted(self) -> None:
+        """For families whose dense layer has attributes under names that mean something else here."""
+
+    def _make_binary(self, options: dict[str, Any]) -> None:
+        """Add the binary state to a module that already is a whole dense layer."""
+        self.method, self.act_bits = options["method"], options["act_bits"]
+        self.t_min, self.t_max, self.progress = options["t_min"], options["t_max"], 0.0
+        self.register_parameter("scale", None)
+        if options["scale"]:
+            self.scale = nn.Parameter(
+                self._initial_scale(self.weight.detach()), requires_grad=self.weight.requires_grad
+            )
+        self.register_buffer("ede", None, persistent=False)
+        self._fill_ede()
+
+    # -- the forward pass
+
+    def forward(self, x: Tensor, zero_pad: Sequence[int] | None = None) -> Tensor:
+        """Sign, then padding, then the layer's own arithmetic on binary weights.
+
+        Args:
+            x: as the dense layer takes it.
+            zero_pad: amounts as for ``F.pad``. Applied after the sign, so that a padded place contributes 0:
+                what an explicit zero padding in front of the dense layer becomes.
+
+        Returns:
+            As the dense layer does.
+        """
+        ede = self._ede_of_this_pass()
+        if self.act_bits == 1:
+            x = METHODS[self.method].binarize_activation(x, ede)
+        if zero_pad is not None:
+            x = F.pad(x, list(zero_pad))
+        return self._contract(x, self._scaled_weight(ede))
+
+    def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's own arithmetic: x and weight as they are, with its bias."""
+        raise NotImplementedError
+
+    def binary_weight(self) -> Tensor:
+        """The ±2^s weights that the forward pass uses, without any scale.
+
+        Returns:
+            Shape, dtype and device of ``weight``; differentiable in it.
+        """
+        ede = self._ede_of_this_pass()
+        return METHODS[self.method].binarize_weight(self.weight, ede).to(self.weight.dtype)
+
+    def _scaled_weight(self, ede: Tensor) -> Tensor:
+        """±2^s times the factor per output channel, rounded to the weight's dtype once."""
+        weight = METHODS[self.method].binarize_weight(self.weight, ede)
+        factor = self._factor()
+        if factor is not None:
+            weight = weight * factor.reshape(-1, *[1] * (weight.dim() - 1)).to(weight.dtype)
+        return weight.to(self.weight.dtype)
+
+    def _factor(self) -> Tensor | None:
+        """The factor per output channel, of any shape with (out,) elements."""
+        return self.scale
+
+    def _initial_scale(self, weight: Tensor) -> Tensor:
+        """mean|w − mean(w)| per output channel: the magnitude that binarization takes from the weights.
+
+        Args:
+            weight: latents, (out, ...).
+
+        Returns:
+            (out,), dtype and device of ``weight``.
+        """
+        rows = weight.detach().flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+        return (rows - rows.mean(1, keepdim=True)).abs().mean(1).to(weight.dtype)
+
+    def reset_parameters(self) -> None:
+        """Initialise the latents and bias as the dense layer does, and the scale from them."""
+        super().reset_parameters()  # type: ignore[misc]
+        self.reset_scale()
+
+    @torch.no_grad()
+    def reset_scale(self) -> None:
+        """Set the scale, where there is one, from the latents: after they were initialised or copied by hand."""
+        # The dense constructor initialises before there is a scale.
+        scale = self._parameters.get("scale")
+        if scale is not None:
+            scale.copy_(self._initial_scale(self.weight))
+
+    # -- the surrogate's state
+
+    def set_progress(self, fraction: float, t_min: float | None = None, t_max: float | None = None) -> None:
+        """Set the surrogate gradient to what it is after a fraction of the training.
+
+        Writes to the buffer in place: no compiled graph is thrown away and no device is waited for.
+
+        Args:
+            fraction: 0 to 1.
+            t_min: a new start of the schedule; stays as it is if None.
+            t_max: a new end of the schedule; stays as it is if None.
+
+        Raises:
+            ArgumentError: a value out of range; nothing is changed.
+        """
+        t_min = self.t_min if t_min is None else t_min
+        t_max = self.t_max if t_max is None else t_max
+        METHODS[self.method].schedule(fraction, t_min, t_max)
+        self.progress, self.t_min, self.t_max = float(fraction), float(t_min), float(t_max)
+        self._fill_ede()
+
+    def _ede_of_this_pass(self) -> Tensor:
+        """A copy where a backward pass may follow, which belongs to the k and t of its forward pass.
+
+        The buffer itself may be written in between: by set_progress, or by DDP's broadcast of buffers when
+        there are two forward passes before one backward.
+        """
+        return self.ede.clone() if torch.is_grad_enabled() else self.ede
+
+    @torch.no_grad()
+    def _fill_ede(self) -> None:
+        """Fill the buffer from the plain floats, on the weight's device, never in half precision."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        if self.ede is None or self.ede.dtype != dtype or self.ede.device != self.weight.device:
+            self.ede = self.weight.new_empty(2, dtype=dtype)
+        k, t = METHODS[self.method].schedule(self.progress, self.t_min, self.t_max)
+        self.ede[0].fill_(k)
+        self.ede[1].fill_(t)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._fill_ede()
+        return self
+
+    # -- loading and leaving
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        weight = state_dict.get(prefix + "weight")
+        # A checkpoint of the dense network has no scale: it follows from the weights in it.
+        if (
+            self.scale is not None
+            and prefix + "scale" not in state_dict
+            and isinstance(weight, Tensor)
+            and weight.shape == self.weight.shape
+        ):
+            state_dict[prefix + "scale"] = self._initial_scale(weight)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        # assign=True may have moved the weight, off the meta device for one.
+        self._fill_ede()
+
+    def to_dense(self) -> nn.Module:
+        """A copy with plain layers only, that computes the same, for other exporters.
+
+        The plain layer's weights are ±2^s times the scale. Before it comes an explicit :class:`Sign` (for
+        ``act_bits`` 1), in a :class:`SignedLayer`. Hooks are not carried over, and the sign has no surrogate
+        gradient: this form is for inference.
+        """
+        with torch.no_grad():
+            layer = self._plain_layer(self._scaled_weight(self.ede))
+        same = bool(getattr(self, "same_pad", False))
+        if self.act_bits == 32 and not same:
+            return layer
+        return SignedLayer(layer, sign=Sign() if self.act_bits == 1 else None, same_pad=same).train(
+            self.training
+        )
+
+    def _plain_layer(self, weight: Tensor) -> nn.Module:
+        """A new dense layer of this geometry that holds these weights and a copy of the bias."""
+        plain = self._empty_plain()
+        plain.weight = nn.Parameter(weight.detach().clone(), requires_grad=self.weight.requires_grad)
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
+        return plain.train(self.training)
+
+    def _empty_plain(self) -> nn.Module:
+        """A dense layer of this geometry on the meta device."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """The dense layer's, with the bits."""
+        scale = ", scale=True" if self.scale is not None else ""
+        return f"{super().extra_repr()}, method={self.method!r}, act_bits={self.act_bits}{scale}"
+
+
+def _checked(
+    cls: type[BinaryLayer],
+    fan_in: int,
+    name: str,
+    act_bits: int,
+    scale: bool,
+    t_min: float | None,
+    t_max: float | None,
+) -> dict[str, Any]:
+    """The options of a binary layer, validated before anything is built."""
+    how: Method = method(name)
+    if act_bits not in (1, 32):
+        raise ArgumentError(
+            f"act_bits={act_bits!r}",
+            expected="1 (binary activations) or 32 (activations as they are)",
+            mend="choose one of the two",
+        )
+    if fan_in < how.min_fan_in:
+        raise ArgumentError(
+            f"a layer with {fan_in} weight(s) per output channel",
+            expected=f"at least {how.min_fan_in}: with fewer, {name!r} leaves nothing to learn",
+            mend="keep this layer in full precision",
+        )
+    if scale and not cls.takes_scale:
+        raise ArgumentError(
+            f"scale=True for {cls.__name__}",
+            expected="scale=False: it has a learnable gain per output channel already",
+            mend="leave scale out for this family (its takes_scale is False)",
+        )
+    t_min = how.t_min if t_min is None else float(t_min)
+    t_max = how.t_max if t_max is None else float(t_max)
+    how.schedule(0.0, t_min, t_max)
+    return {"method": name, "act_bits": act_bits, "scale": bool(scale), "t_min": t_min, "t_max": t_max}

@@ -1,0 +1,63 @@
+"""Plain modules that a binary layer turns into for other exporters: an explicit sign and a dense layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irnet_convert.binary import sign
+
+
+class Sign(nn.Module):
+    """+1 where ``x >= 0``, −1 elsewhere; no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """±1, shape and dtype of ``x``."""
+        return sign(x)
+
+
+class SignedLayer(nn.Module):
+    """Sign, then zero padding, then a plain layer: what a binary layer computes, spelled out.
+
+    Args:
+        layer: an nn.Conv2d or nn.Linear.
+        sign: the sign, or None for real-valued activations.
+        same_pad: pad to TensorFlow's SAME size, by the input's size, before ``layer``.
+    """
+
+    def __init__(self, layer: nn.Module, *, sign: Sign | None, same_pad: bool = False) -> None:
+        super().__init__()
+        self.sign = sign
+        self.layer = layer
+        self.same_pad = same_pad
+
+    def forward(self, x: Tensor, zero_pad: Sequence[int] | None = None) -> Tensor:
+        """As the binary layer's forward, ``zero_pad`` included."""
+        if self.sign is not None:
+            x = self.sign(x)
+        if zero_pad is not None:
+            x = F.pad(x, list(zero_pad))
+        if self.same_pad and isinstance(self.layer, nn.Conv2d):
+            x = F.pad(x, same_padding(x, self.layer))
+        return self.layer(x)
+
+
+def same_padding(x: Tensor, conv: nn.Conv2d) -> list[int]:
+    """The zeros that TensorFlow's SAME adds around ``x`` for a convolution, odd ones right and below.
+
+    Args:
+        x: (..., H, W).
+        conv: its kernel size, stride and dilation count.
+
+    Returns:
+        ``[left, right, top, bottom]`` for ``F.pad``, such that the output has ceil(size / stride) places.
+    """
+    amounts: list[int] = []
+    for axis in (1, 0):
+        size, stride = x.shape[axis - 2], conv.stride[axis]
+        out = (size + stride - 1) // stride
+        total = max((out - 1) * stride + (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1 - size, 0)
+        amounts += [total // 2, total - total // 2]
+    return amounts

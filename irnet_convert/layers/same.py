@@ -1,0 +1,55 @@
+"""BinaryConv2dSame: padding by the input's size, as TensorFlow and timm's Conv2dSame do it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from irnet_convert.layers.conv import BinaryConv2d
+from irnet_convert.layers.dense import same_padding
+
+
+class BinaryConv2dSame(BinaryConv2d):
+    """BinaryConv2d with TensorFlow's SAME padding: zeros, after the sign, output ceil(size / stride).
+
+    Takes every argument of BinaryConv2d but ``padding`` and ``padding_mode``.
+
+    Attributes:
+        same_pad: whether the input's size decides. timm's Std kinds clear it where fixed padding gives the same.
+    """
+
+    same_pad: bool = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            0,
+            dilation,
+            groups,
+            bias,
+            device=device,
+            dtype=dtype,
+            **options,
+        )
+
+    def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.same_pad:
+            x = F.pad(x, same_padding(x, self))
+        return super()._contract(x, weight)

@@ -1,0 +1,103 @@
+"""Which binary class takes a layer's place, by its exact type; or why none does.
+
+A subclass may compute anything, so one that is not in the table is kept and named, never guessed at.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
+
+from irnet_convert.binary import method as method_of
+from irnet_convert.layers.base import BinaryLayer
+from irnet_convert.layers.conv import BinaryConv2d
+from irnet_convert.layers.linear import BinaryLinear
+from irnet_convert.layers.same import BinaryConv2dSame
+from irnet_convert.layers.scaled_std import BinaryScaledStdConv2d, BinaryScaledStdConv2dSame
+from irnet_convert.layers.std import BinaryStdConv2d, BinaryStdConv2dSame
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@functools.cache
+def _table() -> dict[type[nn.Module], type[BinaryLayer]]:
+    # timm is imported here and not above: a packed network needs these layers' package, but no timm.
+    from timm import layers as timm_layers
+
+    return {
+        nn.Conv2d: BinaryConv2d,
+        nn.Linear: BinaryLinear,
+        # It differs from nn.Linear in nothing but a cast for TorchScript.
+        timm_layers.Linear: BinaryLinear,
+        timm_layers.Conv2dSame: BinaryConv2dSame,
+        timm_layers.StdConv2d: BinaryStdConv2d,
+        timm_layers.StdConv2dSame: BinaryStdConv2dSame,
+        timm_layers.ScaledStdConv2d: BinaryScaledStdConv2d,
+        timm_layers.ScaledStdConv2dSame: BinaryScaledStdConv2dSame,
+    }
+
+
+def binary_class_of(layer: nn.Module, *, method: str = "irnet") -> type[BinaryLayer] | str:
+    """The class whose ``from_dense`` takes this layer, or the reason why the layer is kept.
+
+    Args:
+        layer: any module.
+        method: a key of METHODS; it says what fan-in is too small.
+
+    Returns:
+        A subclass of BinaryLayer, or a reason in words fit for a plan.
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    found = _table().get(type(layer))
+    if found is None:
+        return _why_not_known(layer)
+    return _why_not_whole(layer, found, method_of(method).min_fan_in) or found
+
+
+def _why_not_known(layer: nn.Module) -> str:
+    kind = type(layer).__name__
+    if isinstance(layer, BinaryLayer):
+        return "already binary"
+    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+        return "lazy and not initialised yet: run the model once first"
+    if parametrize.is_parametrized(layer):
+        return "its weight is computed by a parametrization"
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        return "the output projection of nn.MultiheadAttention: its weight is read, its forward never called"
+    if isinstance(layer, _ConvTransposeNd | nn.Conv1d | nn.Conv3d):
+        return f"{kind} is not supported yet"
+    if isinstance(layer, _ConvNd | nn.Linear):
+        base = "Linear" if isinstance(layer, nn.Linear) else "Conv2d"
+        return f"an unknown subclass of {base} ({type(layer).__module__}.{kind}): its forward may differ"
+    return f"{kind} is not a convolution or linear layer"
+
+
+def _why_not_whole(layer: nn.Module, cls: type[BinaryLayer], min_fan_in: int) -> str | None:
+    """Why a layer of a known type cannot be adopted as it stands, or None."""
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return "its weight is not a plain parameter (weight_norm, spectral_norm or pruning)"
+    if weight.dtype not in _FLOATS:
+        return f"its weight has dtype {weight.dtype}"
+    fan_in = weight[0].numel() if len(weight) else 0
+    if fan_in < min_fan_in:
+        return (
+            f"fan-in {fan_in}: with fewer than {min_fan_in} weights per output channel nothing can be learned"
+        )
+    if "forward" in vars(layer):
+        return "its forward was replaced on the instance"
+    taken = {"scale", "ede", "method", "act_bits", "progress", "t_min", "t_max"} & (
+        vars(layer).keys() | layer._parameters.keys() | layer._buffers.keys() | layer._modules.keys()
+    )
+    if not cls.takes_scale:
+        taken -= {"scale"}
+    if taken:
+        return f"it has an attribute of its own that a binary layer needs: {', '.join(sorted(taken))}"
+    return None
