@@ -1,0 +1,188 @@
+"""A recipe's model block → a network."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import timm
+import torchvision
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from irnet_convert.errors import CheckpointError, ModelError, UnknownNameError, nearest
+from irnet_convert.networks import cifar  # noqa: F401  its import registers the CIFAR networks with timm
+from irnet_convert.recipe.inputs import ModelSpec
+
+# These choose weights, which is what `pretrained` and `checkpoint` are for; some would read pickles.
+_RESERVED = frozenset(
+    [
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+        "cache_dir",
+        "weights",
+        "weights_backbone",
+    ]
+)
+
+
+def model_spec_of(name: str, *, pretrained: bool = False, checkpoint: str | None = None) -> ModelSpec:
+    """The model block that ``timm/NAME`` or ``torchvision/NAME`` means.
+
+    Raises:
+        UnknownNameError: it has no such prefix.
+    """
+    try:
+        return ModelSpec(name=name, pretrained=pretrained, checkpoint=checkpoint)
+    except ValidationError as error:
+        raise UnknownNameError(
+            f"the model {name!r}"
+            + (" with pretrained and a checkpoint" if pretrained and checkpoint else ""),
+            expected="timm/NAME or torchvision/NAME, with one source of weights",
+            mend=f"write timm/{name} or torchvision/{name}",
+        ) from error
+
+
+def create_model(spec: ModelSpec | str) -> nn.Module:
+    """Build the network that ``spec`` names and load its weights.
+
+    Args:
+        spec: a recipe's model block, or ``"timm/NAME"`` / ``"torchvision/NAME"`` for fresh weights.
+
+    Returns:
+        The network in training mode, on the CPU, in float32.
+
+    Raises:
+        UnknownNameError: no such model, with the nearest names.
+        ModelError: the library refuses the arguments or cannot get its pretrained weights.
+        CheckpointError: the checkpoint is missing, damaged or for another network.
+    """
+    spec = model_spec_of(spec) if isinstance(spec, str) else spec
+    library, _, name = spec.name.partition("/")
+    reserved = sorted(_RESERVED & spec.kwargs.keys())
+    if reserved:
+        raise ModelError(
+            f"model.kwargs of {spec.name} has {', '.join(reserved)}",
+            expected="arguments that shape the network, not its weights",
+            mend="use pretrained: true or checkpoint: FILE.safetensors",
+        )
+    make = _timm if library == "timm" else _torchvision
+    model = make(name, spec.pretrained, dict(spec.kwargs))
+    if spec.checkpoint is not None:
+        load_checkpoint(model, spec.checkpoint, what=spec.name)
+    return model
+
+
+def _timm(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    if not timm.is_model(name):
+        raise _unknown(f"timm/{name}", [f"timm/{each}" for each in timm.list_models()])
+    return _call(
+        f"timm/{name}", lambda: timm.create_model(name, pretrained=pretrained, **kwargs), kwargs, pretrained
+    )
+
+
+def _torchvision(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    known = torchvision.models.list_models()
+    if name not in known:
+        raise _unknown(f"torchvision/{name}", [f"torchvision/{each}" for each in known])
+    takes = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    if "weights_backbone" in takes:
+        kwargs = {**kwargs, "weights_backbone": None}  # its default downloads, even with weights=None
+    if not pretrained and name in ("googlenet", "inception_v3"):
+        kwargs.setdefault("init_weights", True)  # what leaving it out means, less the warning
+    weights = "DEFAULT" if pretrained else None
+    return _call(
+        f"torchvision/{name}",
+        lambda: torchvision.models.get_model(name, weights=weights, **kwargs),
+        kwargs,
+        pretrained,
+    )
+
+
+def _call(name: str, factory: Any, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
+    try:
+        return factory()
+    except Exception as error:  # a library's factory may raise anything at all for arguments it dislikes
+        raise ModelError(
+            f"{name} with kwargs {kwargs}{' and pretrained: true' if pretrained else ''}: "
+            f"{type(error).__name__}: {error}",
+            expected="arguments that the library's factory accepts"
+            + (", and weights that it can reach" if pretrained else ""),
+            mend="correct model.kwargs"
+            + ("; or fetch the weights beforehand and name them as checkpoint" if pretrained else ""),
+        ) from error
+
+
+def _unknown(name: str, known: list[str]) -> UnknownNameError:
+    library = name.partition("/")[0]
+    return UnknownNameError(
+        f"the model {name!r} is not one of {library}'s",
+        expected=f"one of the {len(known)} models of {library}",
+        mend=nearest(name, known),
+    )
+
+
+def load_checkpoint(model: nn.Module, path: str | Path, *, what: str) -> None:
+    """Load a ``.safetensors`` file strictly; the model is untouched unless every key and shape fits.
+
+    Args:
+        model: receives the tensors, converted to its own dtypes.
+        path: the file.
+        what: what to call the model in an error.
+
+    Raises:
+        CheckpointError: missing, not safetensors, damaged, or for another network: then with the
+            missing and unexpected keys and the shapes that differ.
+    """
+    given = read_safetensors(path)
+    wanted = model.state_dict()
+    problems = [
+        _some("missing keys", sorted(wanted.keys() - given.keys())),
+        _some("unexpected keys", sorted(given.keys() - wanted.keys())),
+        _some(
+            "other shapes",
+            [
+                f"{key} {tuple(given[key].shape)}, not {tuple(tensor.shape)}"
+                for key, tensor in wanted.items()
+                if key in given and given[key].shape != tensor.shape
+            ],
+        ),
+    ]
+    if any(problems):
+        raise CheckpointError(
+            f"the checkpoint {path} is not one of {what}: {'; '.join(filter(None, problems))}",
+            expected=f"exactly the {len(wanted)} tensors of {what}",
+            mend="check the model's name and kwargs (num_classes, head_bn, ...) against the file",
+        )
+    model.load_state_dict(given)
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a ``.safetensors`` file, on the CPU.
+
+    Raises:
+        CheckpointError: it is missing, not safetensors or damaged.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"the checkpoint {path} does not exist", expected="a .safetensors file", mend="correct the path"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read as safetensors: {error}",
+            expected="a whole .safetensors file; pickled .pt and .pth files are not read",
+            mend="load a pickled one yourself and save it with safetensors.torch.save_file",
+        ) from error
+
+
+def _some(what: str, names: list[str], most: int = 8) -> str:
+    """``"missing keys: a, b and 3 more"``, or nothing for no names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{what}: {', '.join(names[:most])}{more}" if names else ""
