@@ -108,7 +108,7 @@ def _rows(w: Tensor) -> Tensor:
     return w.flatten(1).contiguous()
 
 
-def _no_autocast(device_type: str) -> contextlib.AbstractContextManager[None]:
+def _no_autocast(device_type: str) -> contextlib.AbstractContextManager[object]:
     """Autocast off, where the device knows autocast (meta does not)."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)

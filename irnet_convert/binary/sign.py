@@ -28,7 +28,7 @@ class _EdeSign(torch.autograd.Function):
     """Forward: :func:`sign`. Backward: the derivative of k·tanh(t·x)."""
 
     @staticmethod
-    def forward(x: Tensor, ede: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, ede: Tensor) -> Tensor:
         return sign(x)
 
     @staticmethod
@@ -36,7 +36,7 @@ class _EdeSign(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, ede = ctx.saved_tensors
         return (grad * ede_derivative(x, ede)).to(x.dtype), None
 
@@ -78,4 +78,4 @@ def ede_sign(x: Tensor, ede: Tensor) -> Tensor:
         Qin et al., Forward and Backward Information Retention for Accurate Binary Neural Networks, CVPR
         2020, section on EDE.
     """
-    return _EdeSign.apply(x, ede)  # type: ignore[no-any-return]
+    return _EdeSign.apply(x, ede)

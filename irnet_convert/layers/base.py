@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irnet_convert.binary import METHODS, Method, method
+from irnet_convert.binary import METHODS
 from irnet_convert.errors import ArgumentError
 from irnet_convert.layers.dense import Sign, SignedLayer
+from irnet_convert.layers.options import Options, check_options
 
 
 class BinaryLayer(nn.Module):
@@ -87,7 +88,8 @@ class BinaryLayer(nn.Module):
                 expected=f"a {cls.dense_kind.__name__} that is not binary yet",
                 mend="ask irnet_convert.layers.binary_class_of(layer) which class takes it",
             )
-        options = _checked(cls, layer.weight[0].numel(), method, act_bits, scale, t_min, t_max)
+        weight = layer.get_parameter("weight")
+        options = cls._options(weight[0].numel(), method, act_bits, scale, t_min, t_max)
         new = cls.__new__(cls)
         # Hook dictionaries stay the same objects, since handles remove by them. Those that are about to
         # change are copied, so that the given layer stays whole.
@@ -98,15 +100,20 @@ class BinaryLayer(nn.Module):
         new._make_binary(options)
         return new
 
+    @classmethod
+    def _options(cls, fan_in: int, *options: Any) -> Options:
+        """This family's options, validated (see ``check_options`` for their order)."""
+        return check_options(fan_in, *options, kind=cls.__name__, takes_scale=cls.takes_scale)
+
     def _adopted(self) -> None:
         """For families whose dense layer has attributes under names that mean something else here."""
 
-    def _make_binary(self, options: dict[str, Any]) -> None:
+    def _make_binary(self, options: Options) -> None:
         """Add the binary state to a module that already is a whole dense layer."""
-        self.method, self.act_bits = options["method"], options["act_bits"]
-        self.t_min, self.t_max, self.progress = options["t_min"], options["t_max"], 0.0
+        self.method, self.act_bits = options.method, options.act_bits
+        self.t_min, self.t_max, self.progress = options.t_min, options.t_max, 0.0
         self.register_parameter("scale", None)
-        if options["scale"]:
+        if options.scale:
             self.scale = nn.Parameter(
                 self._initial_scale(self.weight.detach()), requires_grad=self.weight.requires_grad
             )
@@ -115,11 +122,11 @@ class BinaryLayer(nn.Module):
 
     # -- the forward pass
 
-    def forward(self, x: Tensor, zero_pad: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, zero_pad: Sequence[int] | None = None) -> Tensor:
         """Sign, then padding, then the layer's own arithmetic on binary weights.
 
         Args:
-            x: as the dense layer takes it.
+            input: as the dense layer takes it.
             zero_pad: amounts as for ``F.pad``. Applied after the sign, so that a padded place contributes 0:
                 what an explicit zero padding in front of the dense layer becomes.
 
@@ -127,8 +134,7 @@ class BinaryLayer(nn.Module):
             As the dense layer does.
         """
         ede = self._ede_of_this_pass()
-        if self.act_bits == 1:
-            x = METHODS[self.method].binarize_activation(x, ede)
+        x = METHODS[self.method].binarize_activation(input, ede) if self.act_bits == 1 else input
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
         return self._contract(x, self._scaled_weight(ede))
@@ -177,7 +183,7 @@ class BinaryLayer(nn.Module):
 
     @torch.no_grad()
     def reset_scale(self) -> None:
-        """Set the scale, where there is one, from the latents: after they were initialised or copied by hand."""
+        """Set the scale, where there is one, from the latents: after these were changed by hand."""
         # The dense constructor initialises before there is a scale.
         scale = self._parameters.get("scale")
         if scale is not None:
@@ -230,7 +236,14 @@ class BinaryLayer(nn.Module):
     # -- loading and leaving
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
         weight = state_dict.get(prefix + "weight")
         # A checkpoint of the dense network has no scale: it follows from the weights in it.
@@ -241,7 +254,9 @@ class BinaryLayer(nn.Module):
             and weight.shape == self.weight.shape
         ):
             state_dict[prefix + "scale"] = self._initial_scale(weight)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
         # assign=True may have moved the weight, off the meta device for one.
         self._fill_ede()
 
@@ -277,38 +292,3 @@ class BinaryLayer(nn.Module):
         """The dense layer's, with the bits."""
         scale = ", scale=True" if self.scale is not None else ""
         return f"{super().extra_repr()}, method={self.method!r}, act_bits={self.act_bits}{scale}"
-
-
-def _checked(
-    cls: type[BinaryLayer],
-    fan_in: int,
-    name: str,
-    act_bits: int,
-    scale: bool,
-    t_min: float | None,
-    t_max: float | None,
-) -> dict[str, Any]:
-    """The options of a binary layer, validated before anything is built."""
-    how: Method = method(name)
-    if act_bits not in (1, 32):
-        raise ArgumentError(
-            f"act_bits={act_bits!r}",
-            expected="1 (binary activations) or 32 (activations as they are)",
-            mend="choose one of the two",
-        )
-    if fan_in < how.min_fan_in:
-        raise ArgumentError(
-            f"a layer with {fan_in} weight(s) per output channel",
-            expected=f"at least {how.min_fan_in}: with fewer, {name!r} leaves nothing to learn",
-            mend="keep this layer in full precision",
-        )
-    if scale and not cls.takes_scale:
-        raise ArgumentError(
-            f"scale=True for {cls.__name__}",
-            expected="scale=False: it has a learnable gain per output channel already",
-            mend="leave scale out for this family (its takes_scale is False)",
-        )
-    t_min = how.t_min if t_min is None else float(t_min)
-    t_max = how.t_max if t_max is None else float(t_max)
-    how.schedule(0.0, t_min, t_max)
-    return {"method": name, "act_bits": act_bits, "scale": bool(scale), "t_min": t_min, "t_max": t_max}

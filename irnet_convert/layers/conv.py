@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from irnet_convert.layers.base import BinaryLayer, _checked
+from irnet_convert.layers.base import BinaryLayer
 
 
 class BinaryConv2d(BinaryLayer, nn.Conv2d):
@@ -62,7 +62,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
     ) -> None:
         kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         fan_in = in_channels // max(groups, 1) * kernel[0] * kernel[1]
-        options = _checked(type(self), fan_in, method, act_bits, scale, t_min, t_max)
+        options = self._options(fan_in, method, act_bits, scale, t_min, t_max)
         nn.Conv2d.__init__(
             self,
             in_channels,
@@ -83,15 +83,13 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         return self._conv_forward(x, weight, self.bias)
 
     def _empty_plain(self) -> nn.Conv2d:
-        return nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            device="meta",
-        )
+        geometry: dict[str, Any] = {
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "padding_mode": self.padding_mode,
+        }
+        return nn.Conv2d(self.in_channels, self.out_channels, **geometry, device="meta")

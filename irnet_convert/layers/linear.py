@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irnet_convert.layers.base import BinaryLayer, _checked
+from irnet_convert.layers.base import BinaryLayer
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -46,7 +46,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         t_min: float | None = None,
         t_max: float | None = None,
     ) -> None:
-        options = _checked(type(self), in_features, method, act_bits, scale, t_min, t_max)
+        options = self._options(in_features, method, act_bits, scale, t_min, t_max)
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
         self._make_binary(options)
 

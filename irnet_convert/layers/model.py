@@ -107,7 +107,8 @@ def param_groups(
         for p in (layer._parameters.get("scale"), layer._parameters.get("gain"))
         if p is not None
     }
-    undecayed = tuple(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
+    names = getattr(model, "no_weight_decay", None)
+    undecayed = tuple(names()) if callable(names) else ()
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

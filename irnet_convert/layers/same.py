@@ -17,7 +17,7 @@ class BinaryConv2dSame(BinaryConv2d):
     Takes every argument of BinaryConv2d but ``padding`` and ``padding_mode``.
 
     Attributes:
-        same_pad: whether the input's size decides. timm's Std kinds clear it where fixed padding gives the same.
+        same_pad: whether the input's size decides; timm's Std kinds clear it where fixed padding does.
     """
 
     same_pad: bool = True

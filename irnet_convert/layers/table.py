@@ -10,6 +10,7 @@ import functools
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
@@ -27,18 +28,20 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 @functools.cache
 def _table() -> dict[type[nn.Module], type[BinaryLayer]]:
     # timm is imported here and not above: a packed network needs these layers' package, but no timm.
-    from timm import layers as timm_layers
+    from timm.layers.conv2d_same import Conv2dSame
+    from timm.layers.linear import Linear
+    from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 
     return {
         nn.Conv2d: BinaryConv2d,
         nn.Linear: BinaryLinear,
         # It differs from nn.Linear in nothing but a cast for TorchScript.
-        timm_layers.Linear: BinaryLinear,
-        timm_layers.Conv2dSame: BinaryConv2dSame,
-        timm_layers.StdConv2d: BinaryStdConv2d,
-        timm_layers.StdConv2dSame: BinaryStdConv2dSame,
-        timm_layers.ScaledStdConv2d: BinaryScaledStdConv2d,
-        timm_layers.ScaledStdConv2dSame: BinaryScaledStdConv2dSame,
+        Linear: BinaryLinear,
+        Conv2dSame: BinaryConv2dSame,
+        StdConv2d: BinaryStdConv2d,
+        StdConv2dSame: BinaryStdConv2dSame,
+        ScaledStdConv2d: BinaryScaledStdConv2d,
+        ScaledStdConv2dSame: BinaryScaledStdConv2dSame,
     }
 
 
@@ -65,7 +68,7 @@ def _why_not_known(layer: nn.Module) -> str:
     kind = type(layer).__name__
     if isinstance(layer, BinaryLayer):
         return "already binary"
-    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+    if isinstance(layer, LazyModuleMixin):
         return "lazy and not initialised yet: run the model once first"
     if parametrize.is_parametrized(layer):
         return "its weight is computed by a parametrization"
