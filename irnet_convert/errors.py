@@ -70,6 +70,10 @@ class LaunchError(IrnetError):
     """The processes that were started are not those that were asked for."""
 
 
+class TrainingError(IrnetError):
+    """Training cannot go on: the loss is no longer finite."""
+
+
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     """The names closest to ``name``, for the text of an error.
 
