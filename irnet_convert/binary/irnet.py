@@ -70,7 +70,8 @@ def standardize(latent: Tensor) -> tuple[Tensor, Tensor]:
     flat = variance.detach() <= (FLAT * torch.finfo(w.dtype).eps) ** 2
     # The square root's slope at 0 is infinite, so the zero is taken away before it and not after.
     normed = (w - mean) / variance.masked_fill(flat, 1.0).sqrt()
-    return normed.masked_fill(flat, 0.0), flat
+    # Not masked_fill, whose result is never channels_last.
+    return torch.where(flat, 0.0, normed), flat
 
 
 def ede_schedule(fraction: float, t_min: float = 0.1, t_max: float = 10.0) -> tuple[float, float]:

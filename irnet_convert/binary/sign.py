@@ -36,7 +36,7 @@ class _EdeSign(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         x, ede = ctx.saved_tensors
         return (grad * ede_derivative(x, ede)).to(x.dtype), None
 

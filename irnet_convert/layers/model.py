@@ -107,7 +107,7 @@ def param_groups(
         for p in (layer._parameters.get("scale"), layer._parameters.get("gain"))
         if p is not None
     }
-    names = getattr(model, "no_weight_decay", None)
+    names: Any = getattr(model, "no_weight_decay", None)
     undecayed = tuple(names()) if callable(names) else ()
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in model.named_parameters():
