@@ -1,7 +1,8 @@
 """Networks by name: the paper's CIFAR networks, registered as timm models, and a recipe's model block."""
 
-from irnet_convert.networks.cifar import BasicBlock, CifarResNet, CifarResNet18, PadShortcut, VggSmall
+from irnet_convert.networks.cifar import CifarResNet, CifarResNet18, VggSmall
 from irnet_convert.networks.create import create_model, load_checkpoint, model_spec_of, read_safetensors
+from irnet_convert.networks.parts import BasicBlock, PadShortcut
 
 __all__ = [
     "BasicBlock",

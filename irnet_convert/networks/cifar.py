@@ -19,7 +19,7 @@ from timm.models.resnet import BasicBlock as TimmBasicBlock
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from irnet_convert.errors import ModelError
+from irnet_convert.networks.parts import BasicBlock, Classifier, init_weights
 
 
 def _cfg(classifier: str, **more: Any) -> dict[str, Any]:
@@ -49,87 +49,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-class PadShortcut(nn.Module):
-    """He et al.'s option A: subsample by ``stride`` and fill the new channels with zeros. No parameters.
-
-    (N, ``in_channels``, H, W) → (N, ``out_channels``, ⌈H/stride⌉, ⌈W/stride⌉); half of the new channels
-    come before the old ones.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.before = (out_channels - in_channels) // 2
-        self.after = out_channels - in_channels - self.before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Subsample and pad."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
-
-
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without parameters: act2(bn2(conv2(act1(bn1(conv1 x)))) + x)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.act1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        same = stride == 1 and in_channels == out_channels
-        self.downsample = nn.Identity() if same else PadShortcut(in_channels, out_channels, stride)
-        self.act2 = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, ⌈H/stride⌉, ⌈W/stride⌉)."""
-        shortcut = self.downsample(x)
-        x = self.act1(self.bn1(self.conv1(x)))
-        return self.act2(self.bn2(self.conv2(x)) + shortcut)
-
-
-class _Classifier(nn.Module):
-    """What timm models share: features, then a head around one linear layer named ``classifier``."""
-
-    classifier = "fc"
-    num_features: int
-    num_classes: int
-
-    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
-        """The last linear layer, or its name."""
-        return self.classifier if name_only else getattr(self, self.classifier)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh classifier of ``num_classes`` outputs in place; 0 leaves the features.
-
-        Raises:
-            ModelError: ``global_pool`` names another pooling than the network's own.
-        """
-        if global_pool not in (None, "avg"):
-            raise ModelError(
-                f"global_pool {global_pool!r} for {type(self).__name__}",
-                expected="null: this network has its own pooling",
-                mend="leave global_pool out",
-            )
-        old = next(self.parameters())
-        self.num_classes = num_classes
-        new = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        setattr(self, self.classifier, new.to(device=old.device, dtype=old.dtype).train(self.training))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images → the last feature map."""
-        raise NotImplementedError
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last feature map → logits, or what the classifier sees."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-
-class CifarResNet(_Classifier):
+class CifarResNet(Classifier):
     """ResNet of depth 6n + 2 for 32×32 images: three stages of n basic blocks with 16, 32, 64 channels.
 
     Args:
@@ -168,7 +88,7 @@ class CifarResNet(_Classifier):
             {"num_chs": channels, "reduction": reduction, "module": module}
             for channels, reduction, module in ((16, 1, "layer1"), (32, 2, "layer2"), (64, 4, "layer3"))
         ]
-        _init_weights(self)
+        init_weights(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, 64, ⌈H/4⌉, ⌈W/4⌉)."""
@@ -203,7 +123,7 @@ class CifarResNet18(ResNet):
 _VGG_SMALL = ((128, False), (128, True), (256, False), (256, True), (512, False), (512, True))
 
 
-class VggSmall(_Classifier):
+class VggSmall(Classifier):
     """VGG-Small: 3×3 convolutions 128-128-M-256-256-M-512-512-M, then one linear layer.
 
     Each convolution is followed by max-pooling (M), BatchNorm and ReLU, in this order: pooling sees
@@ -239,7 +159,7 @@ class VggSmall(_Classifier):
         self.num_features = self.head_hidden_size = 512 * (height // 8) * (width // 8)
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.feature_info = [{"num_chs": 512, "reduction": 8, "module": "features"}]
-        _init_weights(self)
+        init_weights(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, 512, ⌊H/8⌋, ⌊W/8⌋)."""
@@ -256,12 +176,6 @@ class VggSmall(_Classifier):
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(in_channels, out_channels, stride)
     return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
-
-
-def _init_weights(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _resnet(depth: int, pretrained: bool, **kwargs: Any) -> CifarResNet:

@@ -158,16 +158,9 @@ class Recipe(Block):
         """
         if self.policy is None:
             return None
-        try:
-            from irnet_convert.policy import Policy
-        except ModuleNotFoundError:  # TODO: remove with policy.py's arrival
-            return self.policy
+        from irnet_convert.policy import Policy
 
-        return (
-            Policy.preset(self.policy)
-            if isinstance(self.policy, str)
-            else Policy.from_dict(list(self.policy))
-        )
+        return Policy.from_dict(self.policy)
 
     @property
     def run_dir(self) -> Path:

@@ -1,0 +1,133 @@
+"""Rows of a data set → (image, label) samples whose augmentation depends on (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset, Image, IterableDataset
+from PIL import Image as PilImage
+from torch import Tensor
+
+from irnet_convert.data.seeding import forked_rng, seed_all
+from irnet_convert.data.transforms import Transform
+from irnet_convert.errors import DataError
+
+Key = tuple[int, int]  # (epoch, index): the epoch travels with each index, so workers need no other state
+Sample = tuple[Tensor, int]
+
+
+class Samples(torch.utils.data.Dataset[Sample]):
+    """A map-style data set of samples, indexed by (epoch, index).
+
+    Args:
+        rows: with an image and a label column.
+        image: name of the image column.
+        label: name of the label column.
+        mode: PIL mode that every image is converted to, ``"RGB"`` or ``"L"``.
+        transform: PIL image → (C, H, W).
+        seed: of the augmentation; None for a transform that draws nothing.
+    """
+
+    def __init__(
+        self, rows: Dataset, *, image: str, label: str, mode: str, transform: Transform, seed: int | None
+    ) -> None:
+        self.rows, self.image, self.label = rows, image, label
+        self.mode, self.transform, self.seed = mode, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Key) -> Sample:
+        """The image (C, H, W) float32 and the class number of one row."""
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[Key]) -> list[Sample]:
+        """A batch of samples; torch's fetcher calls this with a batch sampler's keys."""
+        batch = self.rows[[index for _, index in keys]]
+        with forked_rng():
+            return [
+                (make_image(picture, self.mode, self.transform, self.seed, *key), int(label))
+                for key, picture, label in zip(keys, batch[self.image], batch[self.label], strict=True)
+            ]
+
+
+def make_image(
+    picture: PilImage.Image, mode: str, transform: Transform, seed: int | None, epoch: int, index: int
+) -> Tensor:
+    """Transform one image under random numbers of its own; call inside ``forked_rng``."""
+    if seed is not None:
+        seed_all(seed, epoch, index)
+    return transform(picture.convert(mode))
+
+
+class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
+    """One process's share of a stream, in the order of its global batches.
+
+    Every process reads the whole stream and decodes its own part alone, so that the union of the
+    processes' k-th batches is the k-th global batch, however the stream is stored.
+
+    Args:
+        rows: with an image and a label column.
+        image: name of the image column.
+        label: name of the label column.
+        mode: PIL mode that every image is converted to.
+        transform: PIL image → (C, H, W).
+        seed: of the shuffling and augmentation; None keeps the stream's order.
+        block: samples of a global batch that one process takes.
+        processes: how many processes share the stream.
+        process_index: which of them this is.
+        length: samples of all processes together, a whole number of global batches; None reads to the end.
+    """
+
+    def __init__(
+        self,
+        rows: IterableDataset,
+        *,
+        image: str,
+        label: str,
+        mode: str,
+        transform: Transform,
+        seed: int | None,
+        block: int,
+        processes: int,
+        process_index: int,
+        length: int | None,
+    ) -> None:
+        # Undecoded: a sample of another process costs no decoding.
+        rows = rows.cast_column(image, Image(decode=False))
+        self.rows = rows if seed is None else rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        self.image, self.label, self.mode = image, label, mode
+        self.transform, self.seed, self.length = transform, seed, length
+        self.block, self.processes, self.process_index = block, processes, process_index
+        self.epoch = 0
+        self.start = 0
+
+    def set_position(self, epoch: int, start: int) -> None:
+        """Read ``epoch``'s order, leaving out its first ``start`` samples (of all processes)."""
+        self.epoch, self.start = epoch, start
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Sample]:
+        decode = Image().decode_example
+        position = -1
+        for position, row in enumerate(self.rows):
+            if self.length is not None and position >= self.length:
+                return
+            mine = position // self.block % self.processes == self.process_index
+            if mine and position >= self.start:
+                yield self._sample(decode(row[self.image]), row[self.label], position)
+        if self.length is not None and position + 1 < self.length:
+            raise DataError(
+                f"the stream ended after {position + 1} samples",
+                expected=f"{self.length}, as it declares or the recipe's limit says",
+                mend="set data.train_limit to what it holds",
+            )
+
+    def _sample(self, picture: Any, label: int, position: int) -> Sample:
+        with forked_rng():
+            return make_image(picture, self.mode, self.transform, self.seed, self.epoch, position), int(label)
+
+
+SHUFFLE_BUFFER = 2_000  # undecoded images in memory at once, about 0.2 GB of ImageNet
