@@ -1,0 +1,1 @@
+"""Fine-tuning on Accelerate: recipes walked to results, checkpoints, evaluation."""

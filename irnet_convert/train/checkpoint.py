@@ -1,0 +1,260 @@
+"""Checkpoints on disk: whole or absent, in safetensors and JSON.
+
+A checkpoint is a directory ``step-000000123`` with any number of ``NAME.safetensors``, one ``state.json``,
+and a ``manifest.json`` that gives size and SHA-256 of each of them. It is written under another name,
+synced, and renamed, so that a directory of that name is whole unless the disk damaged it; older ones go
+only after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from irnet_convert.errors import CheckpointError, nearest
+from irnet_convert.train.trees import own_copy
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{9})")
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What one checkpoint holds.
+
+    Attributes:
+        state: plain JSON data.
+        tensors: file name without suffix → name → tensor.
+        path: where it lies, None before it is saved.
+    """
+
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+    path: Path | None = None
+
+
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
+    """Write ``folder/step-NNNNNNNNN``, then remove all but the ``keep`` newest.
+
+    Raises:
+        CheckpointError: the disk refused it; nothing of it is left and the older ones are untouched.
+    """
+    target = folder / f"step-{step:09d}"
+    unfinished = folder / f"{_UNFINISHED}{target.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(leftover)
+        unfinished.mkdir()
+        _write_files(unfinished, checkpoint)
+        _replace(unfinished, target)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {target} could not be written ({error.strerror or error})",
+            expected="room and permission to write it",
+            mend=f"{_last_good(folder)}; make room, then go on with --resume",
+        ) from error
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
+    contents = {f"{name}.safetensors": encode_tensors(each) for name, each in checkpoint.tensors.items()}
+    contents["state.json"] = _json(checkpoint.state)
+    files = {name: {"size": len(data), "sha256": _hash(data)} for name, data in contents.items()}
+    contents[MANIFEST] = _json({"format": FORMAT, "files": files})
+    for name, data in contents.items():
+        _write_synced(directory / name, data)
+    _sync_directory(directory)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename a directory onto a name that may be taken (by a run resumed from before it)."""
+    aside = target.with_name(f"{_UNFINISHED}old-{target.name}")
+    if target.exists():
+        target.rename(aside)
+    source.rename(target)
+    _sync_directory(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint after checking every file against its manifest.
+
+    Raises:
+        CheckpointError: it is missing, of another format, or damaged; the message names the file.
+    """
+    manifest = _read_manifest(path)
+    contents: dict[str, bytes] = {}
+    for name, facts in manifest["files"].items():
+        try:
+            data = (path / name).read_bytes()
+        except OSError as error:
+            raise _damaged(path, f"{name} cannot be read ({error.strerror})") from error
+        if len(data) != facts["size"] or _hash(data) != facts["sha256"]:
+            raise _damaged(path, f"{name} is not what was written")
+        contents[name] = data
+    try:
+        state = json.loads(contents.pop("state.json"))
+        tensors = {Path(name).stem: safetensors.torch.load(data) for name, data in contents.items()}
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from error
+    return Checkpoint(state=state, tensors=tensors, path=path)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        files = manifest["files"]
+        whole = manifest["format"] == FORMAT and all(
+            Path(name).name == name and {"size", "sha256"} <= facts.keys() for name, facts in files.items()
+        )
+    except OSError as error:
+        raise _damaged(path, f"{MANIFEST} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"{MANIFEST} is malformed") from error
+    if not whole:
+        raise _damaged(path, f"{MANIFEST} is of another format")
+    return manifest
+
+
+def newest_whole(folder: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
+    """The newest checkpoint that its manifest confirms; damaged ones are passed over aloud.
+
+    Returns:
+        None where there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: there are some and none is whole.
+    """
+    found = list_checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            say(f"WARNING: {error.given}; going back to the checkpoint before it")
+    if found:
+        raise CheckpointError(
+            f"none of the {len(found)} checkpoints in {folder} is whole",
+            expected="at least one that agrees with its manifest",
+            mend="restore one from a copy, or start again in another directory with output=DIRECTORY",
+        )
+    return None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoint directories, oldest first, by their names alone."""
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def set_aside_after(folder: Path, step: int) -> None:
+    """Rename checkpoints newer than ``step`` so that a run resumed there is not mixed up with them."""
+    for path in list_checkpoints(folder):
+        if int(path.name.removeprefix("step-")) > step:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Load weights that must fit key by key and shape by shape; the model is untouched if they do not.
+
+    Raises:
+        CheckpointError: naming the keys that differ.
+    """
+    own = model.state_dict()
+    shapes = {key: tuple(value.shape) for key, value in own.items()}
+    missing = [key for key in shapes if key not in tensors]
+    unknown = [key for key in tensors if key not in shapes]
+    other = [
+        f"{key} {tuple(tensors[key].shape)}, not {shape}"
+        for key, shape in shapes.items()
+        if key in tensors and tuple(tensors[key].shape) != shape
+    ]
+    kinds = (("without", missing), ("with the unknown", unknown), ("with other shapes:", other))
+    problems = [f"{what} {_few(keys)}" for what, keys in kinds if keys]
+    if problems:
+        hint = f"; {nearest(unknown[0], shapes)}" if unknown and not missing else ""
+        raise CheckpointError(
+            f"{source} is for another model: {'; '.join(problems)}",
+            expected=f"the {len(shapes)} tensors of this {type(model).__name__}",
+            mend=f"use the recipe that it was saved with{hint}",
+        )
+    model.load_state_dict(dict(tensors))
+
+
+def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file's bytes; tensors that share memory are written once each."""
+    return safetensors.torch.save({key: own_copy(value) for key, value in tensors.items()}, {"format": "pt"})
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that its name never holds half of it."""
+    unfinished = path.with_name(f"{_UNFINISHED}{path.name}")
+    try:
+        _write_synced(unfinished, data)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    # A rename lasts only once its directory is synced; Windows neither needs nor allows it.
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _last_good(folder: Path) -> str:
+    found = list_checkpoints(folder)
+    return f"the last one, {found[-1].name}, is intact" if found else "there is none before it"
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {path} is damaged: {why}",
+        expected="files that agree with its manifest.json",
+        mend="remove it; --resume then uses the one before it",
+    )

@@ -1,0 +1,291 @@
+"""The training loop: steps, evaluation and checkpoints of one run, on Accelerate."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, tqdm
+from timm.utils.distributed import distribute_bn
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from irnet_convert.data import Loaders
+from irnet_convert.errors import DataError, TrainingError
+from irnet_convert.layers import binary_layers, set_progress
+from irnet_convert.recipe import Recipe
+from irnet_convert.train.checkpoint import list_checkpoints, save_checkpoint
+from irnet_convert.train.distill import DistillLoss, FeatureTap
+from irnet_convert.train.evaluate import as_logits, evaluate
+from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule, make_task_loss
+from irnet_convert.train.rng import rng_state
+from irnet_convert.train.rundir import CHECKPOINTS, MetricsLog
+from irnet_convert.train.signals import StopSignal, leave
+from irnet_convert.train.snapshot import Position, snapshot
+
+
+class Trainer:
+    """One run: owns the prepared student, its optimizer, schedule, EMA, and where they are.
+
+    Args:
+        recipe: resolved.
+        accelerator: made for the recipe.
+        student: the network to train; moved to the device.
+        teacher: its teacher, or None; moved to the device, frozen, in eval mode, never wrapped.
+        loaders: this process's share of the data, for this process count.
+        run_dir: where checkpoints go.
+
+    Raises:
+        UnknownNameError: a distillation layer that student or teacher does not have.
+        RecipeError: optimizer arguments that do not fit, or micro-batches that mixup cannot mix.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        loaders: Loaders,
+        run_dir: Path,
+    ) -> None:
+        self.recipe, self.accelerator, self.loaders, self.run_dir = recipe, accelerator, loaders, run_dir
+        self.dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
+        self.student = student.to(accelerator.device, self.dtype)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = teacher.to(accelerator.device, self.dtype).eval().requires_grad_(False)
+        # The average is a copy of the student: made before hooks and wrappers are put on it.
+        self.ema = None
+        if recipe.ema is not None:
+            self.ema = ModelEmaV3(student, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup)
+        self.is_binary = any(True for _ in binary_layers(student))
+        self.raw_optimizer = make_optimizer(student, recipe.optimizer)
+        self.wrapped, self.optimizer = accelerator.prepare(student, self.raw_optimizer)
+        self.schedule = make_schedule(
+            self.raw_optimizer, recipe.schedule, epochs=recipe.epochs, steps_per_epoch=loaders.steps_per_epoch
+        )
+        share = recipe.batch_size // recipe.grad_accumulation // accelerator.num_processes
+        self.mixup = make_mixup(recipe.mixup, loaders.num_classes, share)
+        self.task_loss = make_task_loss(recipe.mixup)
+        self.distill = DistillLoss(recipe.distill) if recipe.distill is not None else None
+        layers = (self.distill.student_layers, self.distill.teacher_layers) if self.distill else ((), ())
+        self.student_tap = FeatureTap(student, layers[0], "student")
+        self.teacher_tap = FeatureTap(self.teacher, layers[1], "teacher") if self.teacher else None
+        self.position = Position()
+        self.totals: dict[str, float] = {}
+        self.metrics: dict[str, dict[str, float | int]] = {}
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is evaluated and kept: the average where there is one, else the student."""
+        return self.ema.module if self.ema is not None else self.student
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.recipe.epochs * self.loaders.steps_per_epoch
+
+    def evaluate(self, model: nn.Module) -> dict[str, float | int]:
+        """Top-1, top-5, loss and count of a network over the evaluation data of all processes."""
+        return evaluate(model, self.loaders.eval, self.accelerator)
+
+    def fit(self, log: MetricsLog, stop: StopSignal) -> None:
+        """Train from where the run is to its end; every epoch is evaluated, logged and saved.
+
+        Args:
+            log: gets a record each epoch.
+            stop: looked at after each step and each evaluation.
+
+        Raises:
+            TrainingError: the loss is not finite.
+            CheckpointError: a checkpoint cannot be written.
+            KeyboardInterrupt: after SIGINT, SystemExit after SIGTERM: once everything is saved.
+        """
+        while self.position.epoch < self.recipe.epochs:
+            self._train_epoch(log, stop)
+            self._finish_epoch(log, stop)
+
+    def _train_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
+        started, before = time.perf_counter(), self.totals.get("seconds", 0.0)
+        self.wrapped.train()
+        micro_batches = self._micro_batches()
+        bar = tqdm(
+            total=self.loaders.steps_per_epoch,
+            initial=self.position.step,
+            desc=f"epoch {self.position.epoch + 1}/{self.recipe.epochs}",
+            unit="step",
+            leave=False,
+        )
+        with bar:
+            while self.position.step < self.loaders.steps_per_epoch:
+                parts = self._step(self._next(micro_batches, log, stop), stop)
+                stopping = parts.pop("stop") > 0
+                for key, value in parts.items():
+                    self.totals[key] = self.totals.get(key, 0.0) + value
+                self.totals["seconds"] = before + time.perf_counter() - started
+                bar.update()
+                bar.set_postfix(loss=f"{parts['loss']:.4f}", refresh=False)
+                if stopping:
+                    self._save_and_leave(log, stop)
+
+    def _micro_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.loaders.set_epoch(self.position.epoch, self.position.step)
+        return iter(self.loaders.train)
+
+    def _step(self, batches: list[tuple[Tensor, Tensor]], stop: StopSignal) -> dict[str, float]:
+        """One optimizer step; the loss parts, averaged over micro-batches and processes, and ``stop``."""
+        if self.is_binary:
+            ede = self.recipe.ede
+            set_progress(self.student, self.progress(), t_min=ede.t_min, t_max=ede.t_max)
+        sums: dict[str, Tensor] = {}
+        means: dict[str, float] = {}
+        for images, labels in batches:
+            with self.accelerator.accumulate(self.wrapped):
+                parts = self._losses(*self._prepared(images, labels))
+                self.accelerator.backward(parts["loss"])
+                for key, value in parts.items():
+                    sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach()
+                if self.accelerator.sync_gradients:
+                    means = self._agree(sums, stop)
+                    if self.recipe.clip_grad is not None:
+                        self.accelerator.clip_grad_norm_(self.student.parameters(), self.recipe.clip_grad)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        self.position.step += 1
+        self.position.total += 1
+        self.schedule.step_update(self.position.total)
+        if self.ema is not None:
+            self.ema.update(self.student, step=self.position.total)
+        return means
+
+    def progress(self) -> float:
+        """i/N of the surrogate gradient's schedule: steps, or epochs where the recipe says so."""
+        if self.recipe.ede.per == "epoch":
+            return self.position.epoch / self.recipe.epochs
+        return self.position.total / self.total_steps
+
+    def _next(
+        self, micro_batches: Iterator[tuple[Tensor, Tensor]], log: MetricsLog, stop: StopSignal
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The micro-batches of one step, all of them before any is used."""
+        try:
+            return [next(micro_batches) for _ in range(self.recipe.grad_accumulation)]
+        except StopIteration:
+            raise DataError(
+                f"the training data ended in step {self.position.step} of {self.loaders.steps_per_epoch}",
+                expected="as many batches as the epoch has steps",
+                mend="check that the data set did not change during the run",
+            ) from None
+        except RuntimeError:
+            # A signal to the whole process group kills loader workers too. Nothing of this step has been
+            # done, so it is as good a place to stop as the end of one; other processes would have to know.
+            if stop.received and self.accelerator.num_processes == 1:
+                self._save_and_leave(log, stop)
+            raise
+
+    def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        device = self.accelerator.device
+        images = images.to(device, self.dtype, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        return self.mixup(images, labels) if self.mixup is not None else (images, labels)
+
+    def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = as_logits(self.wrapped(images))
+        task = self.task_loss(logits, labels)
+        if self.distill is None or self.teacher is None or self.teacher_tap is None:
+            return {"loss": task}
+        with torch.no_grad(), self.accelerator.autocast():
+            teacher_logits = as_logits(self.teacher(images)).to(logits.dtype)
+        parts = self.distill(logits, teacher_logits, task, self.student_tap.take(), self.teacher_tap.take())
+        return {**parts, "task": task}
+
+    def _agree(self, sums: dict[str, Tensor], stop: StopSignal) -> dict[str, float]:
+        """Losses averaged over micro-batches and processes, and whether any process was told to stop.
+
+        One small reduction a step: a process that stopped, or met a NaN, alone would leave the others
+        waiting for it for ever.
+        """
+        flag = torch.tensor(float(stop.received > 0), device=self.accelerator.device)
+        numbers = torch.stack([*(value.double() for value in sums.values()), flag.double()])
+        *means, stopping = self.accelerator.reduce(numbers, reduction="mean").tolist()
+        parts = {key: mean / self.recipe.grad_accumulation for key, mean in zip(sums, means, strict=True)}
+        if not math.isfinite(parts["loss"]):
+            raise self._not_finite(parts)
+        return {**parts, "stop": stopping}
+
+    def _not_finite(self, parts: dict[str, float]) -> TrainingError:
+        broken = [name for name, p in self.student.named_parameters() if not bool(p.isfinite().all())]
+        where = f"; the first weights that are not: {broken[0]}" if broken else ""
+        saved = list_checkpoints(self.run_dir / CHECKPOINTS)
+        good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint before it"
+        return TrainingError(
+            f"the loss is {parts['loss']} in step {self.position.total + 1} of {self.total_steps} "
+            f"(epoch {self.position.epoch + 1}, {parts}){where}",
+            expected="a finite loss",
+            mend=f"lower optimizer.lr, set clip_grad, or use precision=fp32; {good}",
+        )
+
+    def _finish_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
+        if self.accelerator.num_processes > 1:
+            # Each process has seen other batches: the main process's statistics are those that are saved.
+            for model in dict.fromkeys((self.student, self.judged)):
+                distribute_bn(model, self.accelerator.num_processes, reduce=False)
+        self.metrics["after"] = self.evaluate(self.judged)
+        self.position = Position(epoch=self.position.epoch + 1, total=self.position.total)
+        self.schedule.step(self.position.epoch)
+        log.write("epoch", self.position.total, **self._epoch_record())
+        self.totals = {}
+        stopping = self._anyone(stop)
+        last = self.position.epoch == self.recipe.epochs
+        if last or stopping or self.position.epoch % self.recipe.checkpoint.every_epochs == 0:
+            self.save(log)
+        if stopping and not last:
+            leave(stop.received or signal.SIGTERM)
+
+    def _epoch_record(self) -> dict[str, Any]:
+        steps, totals = self.loaders.steps_per_epoch, dict(self.totals)
+        seconds = totals.pop("seconds", 0.0)
+        record: dict[str, Any] = {"epoch": self.position.epoch}
+        record |= {key if key == "loss" else f"{key}_loss": value / steps for key, value in totals.items()}
+        record["lr"] = {str(group.get("name", i)): group["lr"] for i, group in self._groups()}
+        record |= {f"eval_{key}": value for key, value in self.metrics["after"].items()}
+        if self.is_binary:
+            record["progress"] = self.progress()
+        record["seconds"] = round(seconds, 3)
+        record["samples_per_second"] = round(steps * self.recipe.batch_size / max(seconds, 1e-9), 1)
+        return record
+
+    def _groups(self) -> list[tuple[int, dict[str, Any]]]:
+        return list(enumerate(self.raw_optimizer.param_groups))
+
+    def _anyone(self, stop: StopSignal) -> bool:
+        flag = torch.tensor([float(stop.received > 0)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+
+    def _save_and_leave(self, log: MetricsLog, stop: StopSignal) -> None:
+        path = self.save(log)
+        self.accelerator.print(f"Stopped in step {self.position.total}; saved {path}. Go on with --resume.")
+        leave(stop.received or signal.SIGTERM)
+
+    def save(self, log: MetricsLog) -> Path:
+        """Write a checkpoint by the main process; all processes wait for it."""
+        folder = self.run_dir / CHECKPOINTS
+        path = folder / f"step-{self.position.total:09d}"
+        everyones = gather_object([rng_state(self.accelerator.device)])
+        if self.accelerator.is_main_process:
+            path = save_checkpoint(
+                folder,
+                self.position.total,
+                snapshot(self, log.lines, everyones),
+                keep=self.recipe.checkpoint.keep,
+            )
+        self.accelerator.wait_for_everyone()
+        return path

@@ -1,0 +1,207 @@
+"""``finetune``: a recipe walked from its file to a run directory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch import nn
+
+from irnet_convert.convert import binarize, plan_of
+from irnet_convert.data import make_loaders
+from irnet_convert.errors import RecipeError
+from irnet_convert.networks import create_model
+from irnet_convert.recipe import Recipe
+from irnet_convert.recipe.overrides import apply_overrides
+from irnet_convert.train.checkpoint import encode_tensors, newest_whole, set_aside_after, write_whole
+from irnet_convert.train.evaluate import check_classifier
+from irnet_convert.train.launch import make_accelerator
+from irnet_convert.train.loop import Trainer
+from irnet_convert.train.rundir import CHECKPOINTS, LOG, WEIGHTS, MetricsLog, check_run_dir, write_description
+from irnet_convert.train.signals import StopSignal
+from irnet_convert.train.snapshot import restore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        run_dir: holds ``recipe.yaml``, ``plan.json``, ``environment.json``, ``metrics.jsonl``,
+            ``model.safetensors`` and ``checkpoints/``.
+        metrics: ``after``, and where there was one ``teacher`` and ``before`` (the student as converted, if
+            it had weights), each with ``top1`` and ``top5`` in percent, ``loss`` and ``count``.
+        epochs: of the whole run.
+        steps: optimizer steps of the whole run.
+        processes: that trained.
+        resumed_from: the checkpoint that this call went on from.
+    """
+
+    run_dir: Path
+    metrics: dict[str, dict[str, float | int]] = field(default_factory=dict)
+    epochs: int
+    steps: int
+    processes: int
+    resumed_from: Path | None = None
+
+
+def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resume: bool = False) -> Result:
+    """Train what a recipe says: teacher, conversion, data, steps, evaluation, checkpoints.
+
+    Run it in one process, or in each of the processes that ``accelerate launch`` starts. A recipe with
+    ``policy: null`` trains the full-precision network by the same loop. The random number generators of
+    ``random``, NumPy and PyTorch are seeded from the recipe.
+
+    Args:
+        recipe: a recipe, the name of a bundled one, or a path.
+        overrides: ``"key.sub=value"`` strings.
+        resume: go on from the newest whole checkpoint in the recipe's run directory.
+
+    Returns:
+        Where everything lies and what was reached.
+
+    Raises:
+        IrnetError: something is wrong with the recipe, model, data, launch or directory; found before the
+            first step, and before anything is written.
+        TrainingError: the loss is not finite.
+        KeyboardInterrupt: after SIGINT, SystemExit after SIGTERM: a checkpoint has been saved.
+    """
+    recipe = resolve(recipe, overrides)
+    run_dir = recipe.run_dir
+    check_run_dir(run_dir, recipe, resume=resume)
+    trackers = [name for name in recipe.tracking if name != "jsonl"]
+    _check_trackers(trackers)
+    accelerator = make_accelerator(
+        precision=recipe.precision,
+        accumulation=recipe.grad_accumulation,
+        processes=recipe.processes,
+        trackers=trackers,
+        run_dir=run_dir,
+    )
+    set_seed(recipe.seed)
+    loaders = make_loaders(
+        recipe, processes=accelerator.num_processes, process_index=accelerator.process_index
+    )
+    student, teacher = build_networks(recipe)
+    for role, model in (("student", student), ("teacher", teacher)):
+        if model is not None:
+            check_classifier(model, recipe.transforms.input_size, loaders.num_classes, role)
+    plan = plan_of(student) if recipe.policy is not None else None
+    trainer = Trainer(
+        recipe=recipe,
+        accelerator=accelerator,
+        student=student,
+        teacher=teacher,
+        loaders=loaders,
+        run_dir=run_dir,
+    )
+    set_seed(recipe.seed, device_specific=True)  # from here on processes draw different numbers
+    resumed_from, lines = _resume(trainer) if resume else (None, 0)
+    accelerator.wait_for_everyone()  # all have looked at the directory before one writes into it
+    write_description(run_dir, recipe, plan, accelerator)
+    if trackers:
+        accelerator.init_trackers("tracking")
+    log = MetricsLog(run_dir / LOG, accelerator, lines)
+    with StopSignal() as stop:
+        if not lines:
+            _evaluate_start(trainer, log)
+        trainer.fit(log, stop)
+    return _finish(trainer, log, resumed_from)
+
+
+def resolve(recipe: Recipe | str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe from a name, a path or another recipe, with overrides."""
+    if isinstance(recipe, Recipe):
+        overrides = list(overrides)
+        return Recipe.from_dict(apply_overrides(recipe.to_dict(), overrides)) if overrides else recipe
+    return Recipe.load(recipe, overrides)
+
+
+def build_networks(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
+    """The student, converted if the recipe has a policy, and the teacher if it has one.
+
+    Raises:
+        IrnetError: a network cannot be built or converted.
+    """
+    original = create_model(recipe.model)
+    if recipe.teacher == "same":
+        teacher = original
+    else:
+        teacher = create_model(recipe.teacher) if recipe.teacher is not None else None
+    if recipe.policy is None:
+        return (copy.deepcopy(original) if teacher is original else original), teacher
+    student = binarize(
+        original,
+        recipe.build_policy(),
+        example_input=torch.zeros(2, *recipe.transforms.input_size),
+        rewrites=recipe.rewrites,
+        inplace=teacher is not original,
+    )
+    return student, teacher
+
+
+def _check_trackers(trackers: list[str]) -> None:
+    if "tensorboard" in trackers:
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError as error:
+            raise RecipeError(
+                "tracking: tensorboard, which is not installed",
+                expected="the package tensorboard",
+                mend="pip install 'irnet-convert[tensorboard]', or tracking=[jsonl]",
+            ) from error
+
+
+def _resume(trainer: Trainer) -> tuple[Path | None, int]:
+    say = trainer.accelerator.print
+    checkpoint = newest_whole(trainer.run_dir / CHECKPOINTS, say)
+    if checkpoint is None:
+        say(f"No checkpoint in {trainer.run_dir} yet: starting from the beginning.")
+        return None, 0
+    lines = restore(trainer, checkpoint)
+    trainer.accelerator.wait_for_everyone()  # all have read before damaged ones are renamed
+    if trainer.accelerator.is_main_process:
+        set_aside_after(trainer.run_dir / CHECKPOINTS, trainer.position.total)
+    say(f"Going on from {checkpoint.path} (epoch {trainer.position.epoch}, step {trainer.position.total}).")
+    return checkpoint.path, lines
+
+
+def _evaluate_start(trainer: Trainer, log: MetricsLog) -> None:
+    """Judge the teacher, and the student as converted where it starts from trained weights."""
+    if trainer.teacher is not None:
+        trainer.metrics["teacher"] = trainer.evaluate(trainer.teacher)
+    model = trainer.recipe.model
+    if trainer.is_binary and (model.pretrained or model.checkpoint is not None):
+        trainer.metrics["before"] = trainer.evaluate(trainer.student)
+    log.write("start", 0, total_steps=trainer.total_steps, **trainer.metrics)
+
+
+def _finish(trainer: Trainer, log: MetricsLog, resumed_from: Path | None) -> Result:
+    recipe, accelerator, metrics = trainer.recipe, trainer.accelerator, trainer.metrics
+    if accelerator.is_main_process:
+        write_whole(trainer.run_dir / WEIGHTS, encode_tensors(trainer.judged.state_dict()))
+    log.write("final", trainer.position.total, **metrics, **_expectation(recipe, metrics))
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.wait_for_everyone()
+    return Result(
+        run_dir=trainer.run_dir,
+        metrics=metrics,
+        epochs=trainer.position.epoch,
+        steps=trainer.position.total,
+        processes=accelerator.num_processes,
+        resumed_from=resumed_from,
+    )
+
+
+def _expectation(recipe: Recipe, metrics: dict[str, dict[str, float | int]]) -> dict[str, Any]:
+    expect = recipe.expect
+    if expect is None:
+        return {}
+    reached = metrics["after"][expect.metric]
+    return {"expected": {"value": expect.value, "reached": abs(reached - expect.value) <= expect.tolerance}}

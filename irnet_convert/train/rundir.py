@@ -1,0 +1,190 @@
+"""A run's directory: who may write into it, the log, what the run was made with."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from irnet_convert.errors import CheckpointError, IrnetError
+from irnet_convert.recipe import Recipe
+from irnet_convert.train.checkpoint import write_whole
+
+RECIPE, PLAN, WEIGHTS, LOG = "recipe.yaml", "plan.json", "model.safetensors", "metrics.jsonl"
+ENVIRONMENT, CHECKPOINTS = "environment.json", "checkpoints"
+
+# Fields of the log that no two runs share.
+TIME_FIELDS = ("seconds", "samples_per_second")
+
+# What a resumed run may change: nothing of it has a part in the numbers.
+_FREE = (
+    "name",
+    "description",
+    "output",
+    "processes",
+    "tracking",
+    "expect",
+    "checkpoint",
+    "data.workers",
+    "eval_batch_size",
+)
+
+
+def check_run_dir(run_dir: Path, recipe: Recipe, *, resume: bool) -> None:
+    """Refuse a directory that this run must not write into; touches nothing.
+
+    Raises:
+        CheckpointError: it holds something and the run does not resume, or it holds another recipe's run.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise CheckpointError(
+            f"the run directory {run_dir} is a file", expected="a directory", mend="set output=DIRECTORY"
+        )
+    if not run_dir.is_dir() or not any(run_dir.iterdir()):
+        return
+    if not resume:
+        raise CheckpointError(
+            f"the run directory {run_dir} is not empty",
+            expected="a new or empty directory",
+            mend="go on with that run by --resume, or choose another place with output=DIRECTORY",
+        )
+    if not (run_dir / RECIPE).is_file():
+        raise CheckpointError(
+            f"{run_dir} is not empty and holds no {RECIPE}",
+            expected="the directory of a run to go on with",
+            mend="name the run's directory with output=DIRECTORY",
+        )
+    differing = differing_keys(read_recipe(run_dir).to_dict(), recipe.to_dict())
+    if differing:
+        raise CheckpointError(
+            f"the run in {run_dir} was started with another recipe: {'; '.join(differing)}",
+            expected="the same values as when it was started",
+            mend="resume with the same recipe and overrides, or start another run with output=DIRECTORY",
+        )
+
+
+def read_recipe(run_dir: Path) -> Recipe:
+    """The resolved recipe of a run.
+
+    Raises:
+        CheckpointError: the directory is missing, or holds no run, or its recipe cannot be read.
+    """
+    path = run_dir / RECIPE
+    if not path.is_file():
+        what = f"has no {RECIPE}" if run_dir.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"the run directory {run_dir} {what}",
+            expected=f"a directory that finetune() wrote, with {RECIPE} and {WEIGHTS}",
+            mend="name the directory that the training printed",
+        )
+    try:
+        # Not find_recipe's bare name: a path with a separator never means a bundled recipe.
+        return Recipe.load(path.resolve())
+    except IrnetError as error:
+        raise CheckpointError(
+            f"{path} cannot be used: {error.given}", expected=error.expected, mend="restore the file"
+        ) from error
+
+
+def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """``key is A, was B`` for every key of the two recipes that matters to the numbers."""
+    flat_before, flat_now = _dotted(before), _dotted(now)
+    return [
+        f"{key} is {flat_now.get(key)!r}, was {flat_before.get(key)!r}"
+        for key in sorted({*flat_before, *flat_now})
+        if flat_before.get(key) != flat_now.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+    ]
+
+
+def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(
+            _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
+    return flat
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one JSON object a line, written by the main process, and to trackers.
+
+    Args:
+        path: the file.
+        accelerator: decides who writes; holds the trackers.
+        lines: keep so many lines of an earlier part of the run (those that its checkpoint knows of).
+
+    Attributes:
+        lines: how many lines the file has.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, lines: int = 0) -> None:
+        self.path, self.accelerator, self.lines = path, accelerator, lines
+        if accelerator.is_main_process:
+            text = path.read_text() if path.exists() else ""
+            write_whole(path, "".join(text.splitlines(keepends=True)[:lines]).encode())
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        """Append one record; numbers also go to the trackers under ``event/name``."""
+        self.lines += 1
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self.accelerator.log(_numbers(values, f"{event}/"), step=step)
+
+
+def _numbers(values: dict[str, Any], prefix: str) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_numbers(value, f"{prefix}{key}/"))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def write_description(run_dir: Path, recipe: Recipe, plan: Any, accelerator: Accelerator) -> None:
+    """Write recipe, plan and environment; by the main process, before the first step.
+
+    Args:
+        run_dir: made if it is missing.
+        recipe: resolved.
+        plan: ``plan_of`` the student, or None for a full-precision network.
+        accelerator: says which process this is, and on what it runs.
+    """
+    if not accelerator.is_main_process:
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_whole(run_dir / RECIPE, recipe.to_yaml().encode())
+    write_json(run_dir / ENVIRONMENT, environment(accelerator))
+    if plan is not None:
+        write_json(run_dir / PLAN, plan.to_dict())
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write indented JSON, whole or not at all."""
+    write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """Versions, device and processes, as plain data."""
+    packages = ("irnet-convert", "torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "versions": versions,
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "distributed": accelerator.distributed_type.value,
+    }

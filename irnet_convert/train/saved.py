@@ -1,0 +1,93 @@
+"""A finished run, used again: rebuild its network, evaluate it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from irnet_convert.convert import Plan, replay
+from irnet_convert.data import make_eval_loader
+from irnet_convert.errors import CheckpointError
+from irnet_convert.networks import create_model
+from irnet_convert.networks.create import read_safetensors
+from irnet_convert.recipe import Recipe
+from irnet_convert.recipe.overrides import apply_overrides
+from irnet_convert.train.checkpoint import load_strictly
+from irnet_convert.train.evaluate import evaluate
+from irnet_convert.train.launch import make_accelerator
+from irnet_convert.train.rundir import PLAN, WEIGHTS, read_recipe
+
+
+def load(run_dir: str | Path) -> nn.Module:
+    """The network of a finished run, rebuilt from its recipe, its plan and its weights.
+
+    Nothing is downloaded: the weights that the run started from are not needed again.
+
+    Args:
+        run_dir: the directory that ``finetune`` wrote.
+
+    Returns:
+        The network in eval mode on the CPU, binary layers with their latent weights.
+
+    Raises:
+        CheckpointError: the directory is missing, is no run's, is unfinished or has been damaged.
+    """
+    run_dir = Path(run_dir)
+    recipe = read_recipe(run_dir)
+    if not (run_dir / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"the run in {run_dir} has no {WEIGHTS}",
+            expected="a run that was trained to its end",
+            mend="go on with it by --resume",
+        )
+    spec = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
+    model = create_model(spec)
+    if recipe.policy is not None:
+        model = replay(model, _read_plan(run_dir / PLAN))
+    model.to(torch.float64 if recipe.precision == "fp64" else torch.float32)
+    load_strictly(model, read_safetensors(run_dir / WEIGHTS), source=str(run_dir / WEIGHTS))
+    return model.eval()
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the plan {path} cannot be read ({error})",
+            expected="the plan that the run was converted by",
+            mend="restore the file; without it the network cannot be rebuilt",
+        ) from error
+    return Plan.from_dict(data)
+
+
+def evaluate_run(run_dir: str | Path, overrides: Iterable[str] = ()) -> dict[str, float | int]:
+    """Evaluate a finished run on its recipe's evaluation data, over all processes that were launched.
+
+    Args:
+        run_dir: the directory that ``finetune`` wrote.
+        overrides: ``"key.sub=value"`` strings for the recipe, as in ``data.eval_limit=100``.
+
+    Returns:
+        ``top1`` and ``top5`` in percent, ``loss``, ``count``.
+
+    Raises:
+        CheckpointError: see :func:`load`.
+        RecipeError: an override is malformed.
+        DataError: the data is not what the recipe says.
+        LaunchError: the processes are not those that were asked for.
+    """
+    recipe = read_recipe(Path(run_dir))
+    recipe = Recipe.from_dict(
+        apply_overrides(recipe.to_dict(), overrides), source=f"{run_dir} with overrides"
+    )
+    model = load(run_dir)
+    accelerator = make_accelerator(precision=recipe.precision, processes=recipe.processes)
+    loader, _ = make_eval_loader(
+        recipe, processes=accelerator.num_processes, process_index=accelerator.process_index
+    )
+    return evaluate(model, loader, accelerator)

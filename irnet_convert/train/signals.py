@@ -1,0 +1,49 @@
+"""SIGTERM and Ctrl-C as a wish that the loop grants at the end of a step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopSignal:
+    """While entered, the first SIGTERM or SIGINT is only noted; a second SIGINT interrupts at once.
+
+    Attributes:
+        received: the signal's number, 0 so far.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python delivers signals to the main thread, and only it may set handlers.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def leave(number: int) -> None:
+    """End the way the signal would have, now that everything is saved.
+
+    Raises:
+        KeyboardInterrupt: for SIGINT.
+        SystemExit: otherwise, with the shell's code 128 + number.
+    """
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
