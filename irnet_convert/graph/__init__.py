@@ -1,0 +1,1 @@
+"""Recording a model, planning its conversion, and changing it."""

@@ -1,0 +1,148 @@
+"""The only code that changes a module tree. All of a plan is applied, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from torch import nn
+
+from irnet_convert.errors import PolicyError, RewriteError, nearest
+from irnet_convert.graph.plan import Decision, Edit, Plan
+from irnet_convert.graph.record import TARGETS
+from irnet_convert.graph.rewrites import REWRITES
+from irnet_convert.graph.traced import Graphs, UntraceableError, install, trace
+from irnet_convert.layers import binary_class_of
+
+#: Attribute under which a converted model carries its plan.
+PLAN_ATTRIBUTE = "irnet_plan"
+
+
+class Undo:
+    """Collects how to take changes back, and does so if the block it guards fails."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def add(self, step: Callable[[], object]) -> None:
+        """Remember a step; steps are run last first."""
+        self._steps.append(step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            for step in reversed(self._steps):
+                step()
+
+
+class Editor:
+    """Changes a model on behalf of the rewrites; graphs are traced once an owner and installed together."""
+
+    def __init__(self, model: nn.Module, plan: Plan, undo: Undo) -> None:
+        self.model = model
+        self._plan = plan
+        self._undo = undo
+        self._graphs: dict[str, Graphs] = {}
+
+    def module(self, path: str) -> nn.Module:
+        """The module at ``path`` as it is now."""
+        return self.model.get_submodule(path)
+
+    def path_of(self, module: nn.Module) -> str:
+        """The first path of ``module``."""
+        return next(path for path, m in self.model.named_modules() if m is module)
+
+    def graphs(self, owner: str) -> Graphs:
+        """The graphs of an owner's forward, to be edited; :meth:`finish` installs them."""
+        if owner not in self._graphs:
+            try:
+                self._graphs[owner] = trace(self.module(owner), set(self._plan.traced.get(owner, ())))
+            except UntraceableError as error:
+                raise RewriteError(
+                    f"the forward of {owner or 'the model'} cannot be traced: {error}",
+                    expected="the model that the plan was made for", mend="plan this model anew",
+                ) from error  # fmt: skip
+        return self._graphs[owner]
+
+    def lost(self, edit: Edit) -> RewriteError:
+        """The error of an edit whose place is not there."""
+        return RewriteError(
+            f"{edit.rewrite} ({edit.form}) in {edit.owner or 'the model'}: its place was not found",
+            expected="the model that the plan was made for", mend="plan this model anew",
+        )  # fmt: skip
+
+    def replace(self, path: str, new: nn.Module) -> None:
+        """Put ``new`` in the place of the module at ``path``, under all of its paths."""
+        old = self.module(path)
+        if old is self.model:
+            raise RewriteError(
+                f"the model is itself one {type(old).__name__}", expected="a model that holds layers",
+                mend="wrap it in nn.Sequential",
+            )  # fmt: skip
+        for parent in self.model.modules():
+            for name, child in list(parent._modules.items()):
+                if child is old:
+                    parent._modules[name] = new
+                    self._undo.add(lambda p=parent, n=name: p._modules.__setitem__(n, old))
+
+    def finish(self) -> None:
+        """Install every graph that was edited."""
+        for owner, graphs in self._graphs.items():
+            module = self.module(owner)
+            install(module, graphs)
+            self._undo.add(lambda m=module: vars(m).pop("forward", None))
+
+
+def apply_plan(model: nn.Module, plan: Plan, undo: Undo) -> None:
+    """Convert ``model`` in place by ``plan``. Call it inside ``with undo:``.
+
+    Raises:
+        PolicyError: the plan names layers that the model does not have, or of another kind.
+        RewriteError: an edit's place is not there.
+    """
+    _check_fits(model, plan)
+    editor = Editor(model, plan, undo)
+    for decision in plan.binarized:
+        editor.replace(decision.path, _binary_for(editor.module(decision.path), decision))
+    for edit in plan.edits:
+        REWRITES[edit.rewrite].apply(editor, edit)
+    editor.finish()
+    setattr(model, PLAN_ATTRIBUTE, plan)
+    undo.add(lambda: vars(model).pop(PLAN_ATTRIBUTE, None))
+
+
+def _binary_for(layer: nn.Module, decision: Decision) -> nn.Module:
+    cls = binary_class_of(layer, method=decision.method or "irnet")
+    assert not isinstance(cls, str), cls  # _check_fits compared the kinds
+    return cls.from_dense(
+        layer, method=decision.method or "irnet", act_bits=decision.act_bits, scale=decision.scale
+    )
+
+
+def _check_fits(model: nn.Module, plan: Plan) -> None:
+    layers = {path: m for path, m in model.named_modules() if isinstance(m, TARGETS)}
+    for decision in plan.decisions:
+        layer = layers.get(decision.path)
+        if layer is None or type(layer).__name__ != decision.kind:
+            there = "nothing" if layer is None else f"a {type(layer).__name__}"
+            raise PolicyError(
+                f"the plan has a {decision.kind} at {decision.path!r}; {type(model).__name__} has {there} there",
+                expected=nearest(decision.path, layers) if layer is None else f"a {decision.kind}",
+                mend="use the model that the plan was made for, built with the same arguments, or plan anew",
+            )
+        if decision.action == "binarize" and isinstance(why := binary_class_of(layer), str):
+            raise PolicyError(
+                f"the plan binarizes {decision.path!r}, which cannot be binarized: {why}",
+                expected="a layer that can be binarized", mend="plan this model anew",
+            )  # fmt: skip
+    unknown = [e.rewrite for e in plan.edits if e.rewrite not in REWRITES]
+    if unknown:
+        raise PolicyError(
+            f"the plan holds rewrite {unknown[0]!r}", expected=nearest(unknown[0], REWRITES),
+            mend="use the version of irnet-convert that wrote the plan",
+        )  # fmt: skip

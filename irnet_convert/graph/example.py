@@ -1,0 +1,181 @@
+"""Example inputs: what the caller gave, or what timm's and torchvision's own descriptions say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from irnet_convert.errors import RecordError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Arguments of one forward call."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    #: images in the batch, if the project made the example; None for a caller's own
+    batch: int | None = None
+
+    def to(self, device: torch.device) -> Example:
+        """The same arguments with every tensor on ``device``."""
+        moved = tree_map(lambda a: a.to(device) if isinstance(a, Tensor) else a, (self.args, self.kwargs))
+        return Example(args=moved[0], kwargs=moved[1], batch=self.batch)
+
+    def __str__(self) -> str:
+        shown = tree_map(lambda a: _show(a), (*self.args, *self.kwargs.values()))
+        return ", ".join(str(s) for s in shown)
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Shapes and dtypes as plain data, or None if the arguments are not all plain tensors."""
+        if self.kwargs or not all(isinstance(a, Tensor) for a in self.args):
+            return None
+        inputs = [{"shape": list(a.shape), "dtype": str(a.dtype).removeprefix("torch.")} for a in self.args]
+        return {"inputs": inputs, "batch": self.batch}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Example:
+        """Zeros of the shapes and dtypes that :meth:`to_dict` wrote."""
+        args = tuple(torch.zeros(i["shape"], dtype=getattr(torch, i["dtype"])) for i in data["inputs"])
+        return cls(args=args, batch=data.get("batch"))
+
+
+def _show(leaf: Any) -> str:
+    if isinstance(leaf, Tensor):
+        return f"{tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
+    return repr(leaf)
+
+
+def example_of(model: nn.Module, given: Any = None, *, training: bool = False) -> Example:
+    """The example to run ``model`` on.
+
+    Args:
+        model: the model.
+        given: a tensor, a tuple of positional arguments, a dict of keyword arguments, or None to ask
+            timm's ``pretrained_cfg`` or what is known of torchvision's models.
+        training: make the example fit for training mode (two images, because BatchNorm needs more
+            than one value a channel; targets for detection models).
+
+    Raises:
+        RecordError: nothing was given and nothing is known of the model's input.
+    """
+    if isinstance(given, Example):
+        return given
+    if isinstance(given, Mapping):
+        return Example(kwargs=dict(given))
+    if isinstance(given, tuple):
+        return Example(args=given)
+    if isinstance(given, Tensor):
+        return Example(args=(given,))
+    if given is not None:
+        raise RecordError(
+            f"example_input is a {type(given).__name__}",
+            expected="a tensor, a tuple of positional arguments, or a dict of keyword arguments",
+            mend="wrap it: a model that takes a list as its first argument takes example_input=([...],)",
+        )
+    made = _from_timm(model, training) or _from_torchvision(model, training)
+    if made is None:
+        raise RecordError(
+            f"no example input was given, and {type(model).__name__} does not describe its own",
+            expected="a model with timm's pretrained_cfg, a torchvision model, or example_input",
+            mend="pass example_input=torch.zeros(1, 3, 224, 224), or whatever shape the model takes",
+        )
+    return made
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _images(model: nn.Module, batch: int, *shape: int) -> Example:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, *shape, generator=generator).to(_dtype(model))
+    return Example(args=(images,), batch=batch)
+
+
+def _from_timm(model: nn.Module, training: bool) -> Example | None:
+    cfg = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if cfg is None:
+        return None
+    cfg = cfg if isinstance(cfg, Mapping) else cfg.to_dict()
+    if not cfg.get("input_size"):
+        return None
+    channels, height, width = cfg["input_size"]
+    # The configuration describes the pretrained network; img_size= and in_chans= may have changed it.
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if isinstance(size, tuple) and len(size) == 2:
+        height, width = size
+    channels = _input_channels(model, cfg) or channels
+    return _images(model, 2 if training else 1, channels, height, width)
+
+
+def _input_channels(model: nn.Module, cfg: Mapping[str, Any]) -> int | None:
+    first = cfg.get("first_conv")
+    names = [first] if isinstance(first, str) else list(first or ())
+    modules = dict(model.named_modules())
+    return next((m.in_channels for m in map(modules.get, names) if isinstance(m, nn.Conv2d)), None)
+
+
+#: Spatial (and temporal) sizes by the last part of the module that defines a torchvision model.
+_TORCHVISION_SIZES: dict[str, tuple[int, ...]] = {
+    "inception": (3, 299, 299),
+    "resnet_video": (3, 16, 112, 112),
+    "mvit": (3, 16, 224, 224),
+    "s3d": (3, 16, 224, 224),
+    "swin3d": (3, 8, 224, 224),
+}
+
+
+def _from_torchvision(model: nn.Module, training: bool) -> Example | None:
+    home = type(model).__module__
+    if not home.startswith("torchvision.models."):
+        return None
+    if ".detection." in home:
+        return _detection(model, training)
+    batch = 2 if training else 1
+    if ".optical_flow." in home:
+        one = _images(model, batch, 3, 128, 128).args[0]
+        return Example(args=(one, one.clone()), batch=batch)
+    kind = "resnet_video" if home == "torchvision.models.video.resnet" else home.split(".")[-1]
+    side = getattr(model, "image_size", 224)  # VisionTransformer says its own
+    return _images(model, batch, *_TORCHVISION_SIZES.get(kind, (3, side, side)))
+
+
+#: Side of the images that a detection model is recorded with.
+_DETECTION_SIDE = 128
+
+
+@contextmanager
+def small_detection_images(model: nn.Module) -> Iterator[None]:
+    """Let a torchvision detection model run on small images: its transform enlarges them to 800 pixels."""
+    transform = getattr(model, "transform", None)
+    if not type(transform).__module__.startswith("torchvision.models.detection"):
+        yield
+        return
+    before = transform.min_size, transform.max_size
+    transform.min_size, transform.max_size = (_DETECTION_SIDE,), _DETECTION_SIDE
+    try:
+        yield
+    finally:
+        transform.min_size, transform.max_size = before
+
+
+def _detection(model: nn.Module, training: bool) -> Example:
+    """Two small images with one box each; targets hold every kind of label that the heads read."""
+    side = _DETECTION_SIDE
+    images = list(_images(model, 2, 3, side, side).args[0].unbind())
+    if not training:
+        return Example(args=(images,), batch=2)
+    target = {
+        "boxes": torch.tensor([[16.0, 16.0, 96.0, 96.0]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, side, side, dtype=torch.uint8),
+        "keypoints": torch.tensor([[[40.0, 40.0, 1.0]] * 17]),
+    }
+    return Example(args=(images, [dict(target) for _ in images]), batch=2)

@@ -1,0 +1,102 @@
+"""Proofs by running: that traced forwards do what the originals do, and that a conversion took."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from irnet_convert.errors import RecordError, RewriteError
+from irnet_convert.graph.example import example_of
+from irnet_convert.graph.plan import Plan
+from irnet_convert.graph.record import Record, record
+from irnet_convert.graph.signs import never_negative
+from irnet_convert.graph.survey import Survey
+from irnet_convert.graph.traced import UntraceableError, install
+
+
+def distrust_wrong_traces(survey: Survey, owners: list[str]) -> bool:
+    """Run the model once with the unedited graphs of ``owners`` and compare what happens, op by op.
+
+    fx can go wrong without a word: ``mask is None`` and ``isinstance(x, Tensor)`` are False for its proxies,
+    so a forward may be traced along a branch that the model does not take. An owner whose graph does not do
+    what its forward does is marked as untraceable.
+
+    Returns:
+        Whether some owner was marked, so that the plan must be made anew.
+    """
+    suspects = [owner for owner in owners if owner not in survey.verified]
+    wrong = _wrong(survey, suspects) if suspects else []
+    for owner in wrong:
+        survey.distrust(owner, "its graph does not do what its forward does (a branch on its arguments)")
+    survey.verified.update(set(suspects) - set(wrong))
+    return bool(wrong)
+
+
+def _wrong(survey: Survey, owners: list[str]) -> list[str]:
+    """Those of ``owners`` whose graphs make the run differ from the recorded one, found by halving."""
+    if _runs_the_same(survey, owners):
+        return []
+    if len(owners) == 1:
+        return owners
+    middle = len(owners) // 2
+    return [*_wrong(survey, owners[:middle]), *_wrong(survey, owners[middle:])]
+
+
+def _runs_the_same(survey: Survey, owners: list[str]) -> bool:
+    modules = [survey.model.get_submodule(owner) for owner in owners]
+    try:
+        for owner, module in zip(owners, modules, strict=True):
+            install(module, survey.graphs(owner))
+        return _same(survey.records[0], record(survey.model, survey.example))
+    except (RecordError, UntraceableError):
+        return False
+    finally:
+        for module in modules:
+            vars(module).pop("forward", None)
+
+
+def _same(a: Record, b: Record) -> bool:
+    """The same operators on the same values with the same results' shapes, in the same order."""
+
+    def key(rec: Record) -> list[tuple[object, ...]]:
+        return [(n.op, n.layer, len(n.inputs), tuple(rec.shapes[v] for v in n.outputs)) for n in rec.nodes]
+
+    return key(a) == key(b)
+
+
+def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:
+    """Run the converted model once and check what the plan promised.
+
+    Raises:
+        RewriteError: a replaced layer was not called, receives an input that cannot be negative, or the
+            model's outputs have other shapes than before.
+    """
+    called: set[str] = set()
+    for before in survey.records:
+        example = survey.example
+        if before.training:
+            example = example_of(model, survey.given, training=True)
+        after = record(model, example, training=before.training)
+        called |= set(after.calls)
+        signs = never_negative(after)
+        for d in plan.binarized:
+            if d.act_bits == 1 and any(c.inputs[0] in signs for c in after.calls.get(d.path, ())):
+                raise _failed(f"{d.path} receives an input that cannot be negative")
+        shapes = [sorted(r.shapes[v] for v in r.outputs) for r in (before, after)]
+        if shapes[0] != shapes[1] and not _depends_on_data(survey):
+            raise _failed(f"the outputs' shapes changed from {shapes[0]} to {shapes[1]}")
+    for d in plan.binarized:
+        if d.path not in called:
+            raise _failed(f"{d.path} was never called")
+
+
+def _depends_on_data(survey: Survey) -> bool:
+    """Detectors return as many boxes as they find."""
+    return any(n.op in ("nms", "nonzero", "topk") for n in survey.records[0].nodes)
+
+
+def _failed(what: str) -> RewriteError:
+    return RewriteError(
+        f"the converted model failed its proof: {what}",
+        expected="every binarized layer called, on inputs of both signs",
+        mend="keep the layer by a rule (Rule(action='keep', name=...)) and please report the model",
+    )

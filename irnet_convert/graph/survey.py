@@ -1,0 +1,163 @@
+"""What the recordings say about a model: the facts from which a plan is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from irnet_convert.errors import RecordError
+from irnet_convert.graph import flow
+from irnet_convert.graph.example import Example, example_of
+from irnet_convert.graph.ops import NORMS
+from irnet_convert.graph.record import TARGETS, Record, record
+from irnet_convert.graph.traced import Graphs, UntraceableError, trace
+from irnet_convert.policy import LayerInfo
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """A model, how it ran, and its layers.
+
+    Attributes:
+        model: the model, unchanged.
+        example: the input of the recording in evaluation mode.
+        records: the recording in evaluation mode, and one in training mode if some layers run only there.
+        layers: every target layer by its first path.
+        given: the caller's example input, None if the project made it.
+        verified: owners whose graphs were run and did what their forwards do.
+    """
+
+    model: nn.Module
+    example: Example
+    records: tuple[Record, ...]
+    layers: dict[str, nn.Module]
+    given: Any = None
+    verified: set[str] = field(default_factory=set)
+    _traces: dict[str, Graphs | str] = field(default_factory=dict)
+
+    def record_of(self, layer: str) -> Record | None:
+        """The first recording in which ``layer`` was called."""
+        return next((r for r in self.records if layer in r.calls), None)
+
+    @cached_property
+    def infos(self) -> dict[str, LayerInfo]:
+        """What rules may ask, for every layer."""
+        first, last = self._union(flow.first_layers), self._union(flow.last_layers)
+        roles = {
+            "constant_fed": self._constant_fed(),
+            "squeeze_excite": self._union(flow.squeeze_excite),
+            "downsample": self._union(lambda r: flow.downsamples(r, self.layers)),
+            "depthwise": {p for p, layer in self.layers.items() if _is_depthwise(layer)},
+        }
+        return {
+            path: _info(
+                layer,
+                self.paths_of(path),
+                frozenset(p for p, found in (("first", first), ("last", last)) if path in found),
+                frozenset(r for r, found in roles.items() if path in found),
+            )
+            for path, layer in self.layers.items()
+        }
+
+    def _union(self, question: Any) -> set[str]:
+        return set().union(*(question(r) for r in self.records))
+
+    def _constant_fed(self) -> set[str]:
+        called = [(set(r.calls), flow.constant_fed(r)) for r in self.records]
+        return {
+            p
+            for p in self.layers
+            if (hits := [p in fed for calls, fed in called if p in calls]) and all(hits)
+        }
+
+    def paths_of(self, path: str) -> tuple[str, ...]:
+        """Every path of the module at ``path``, the first one first."""
+        return self.records[0].paths[path]
+
+    @cached_property
+    def needs_scale(self) -> set[str]:
+        """Layers with no normalisation after them."""
+        return self._union(flow.without_norm_after)
+
+    @cached_property
+    def read_elsewhere(self) -> dict[str, str]:
+        """Layers whose weight is read outside their own call → what reads it."""
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        by_name = {names[id(w)]: path for path, layer in self.layers.items()
+                   if id(w := getattr(layer, "weight", None)) in names}  # fmt: skip
+        found: dict[str, str] = {}
+        for rec in self.records:
+            for value, name in rec.params.items():
+                if name in by_name and (readers := rec.consumers.get(value)):
+                    found[by_name[name]] = f"{readers[0].op} in {readers[0].owner or 'the model'}"
+        return found
+
+    @cached_property
+    def norm_owners(self) -> set[str]:
+        """Paths of the modules that run a normalisation themselves."""
+        return {n.owner for r in self.records for n in r.nodes if n.op in NORMS}
+
+    def passed(self, owner: str) -> set[str]:
+        """Names of the forward arguments that callers of ``owner`` give."""
+        return set().union(*(r.passed.get(owner, set()) for r in self.records))
+
+    def graphs(self, owner: str) -> Graphs:
+        """The graphs of ``owner``'s forward, to be read only.
+
+        Raises:
+            UntraceableError: with the reason.
+        """
+        if owner not in self._traces:
+            try:
+                self._traces[owner] = trace(self.model.get_submodule(owner), self.passed(owner))
+            except UntraceableError as error:
+                self._traces[owner] = str(error)
+        found = self._traces[owner]
+        if isinstance(found, str):
+            raise UntraceableError(found)
+        return found
+
+    def distrust(self, owner: str, reason: str) -> None:
+        """Take ``owner``'s forward as one that cannot be traced."""
+        self._traces[owner] = reason
+
+
+def survey(model: nn.Module, example_input: Any = None) -> Survey:
+    """Record ``model`` in evaluation mode, and in training mode if some layer did not run.
+
+    Raises:
+        RecordError: the model does not run, or no example is known.
+    """
+    example = example_of(model, example_input)
+    records = [record(model, example)]
+    layers = {p: m for p, m in model.named_modules() if isinstance(m, TARGETS)}
+    found = Survey(model=model, example=example, records=tuple(records), layers=layers, given=example_input)
+    if any(p not in records[0].calls and p not in found.read_elsewhere for p in layers):
+        try:
+            records.append(record(model, example_of(model, example_input, training=True), training=True))
+        except RecordError:
+            return found  # it runs in evaluation mode; layers that did not run are kept with that reason
+        found = Survey(
+            model=model, example=example, records=tuple(records), layers=layers, given=example_input
+        )
+    return found
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    groups = getattr(layer, "groups", 1)
+    return groups > 1 and groups == getattr(layer, "in_channels", 0)
+
+
+def _info(layer: Any, paths: tuple[str, ...], positions: frozenset[str], roles: frozenset[str]) -> LayerInfo:
+    kinds = tuple(c.__name__ for c in type(layer).__mro__ if issubclass(c, TARGETS))
+    linear = isinstance(layer, nn.Linear)
+    return LayerInfo(
+        paths=paths, kinds=kinds, positions=positions, roles=roles,
+        kernel_size=() if linear else tuple(layer.kernel_size),
+        groups=1 if linear else layer.groups,
+        in_channels=layer.in_features if linear else layer.in_channels,
+        out_channels=layer.out_features if linear else layer.out_channels,
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""A module's forward as a small fx graph, and that graph back as the forward of the same object.
+
+Only the module's own forward is traced: every child is a leaf. It is traced once in training and once in
+evaluation mode, so that whatever the forward bakes in of ``self.training`` (a functional dropout, the flag
+of a functional batch norm) is right in both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from timm.models._features_fx import get_notrace_functions
+from torch import fx, nn
+
+from irnet_convert.errors import RewriteError
+
+
+class UntraceableError(Exception):
+    """Internal: this forward cannot be turned into a graph; the text says why."""
+
+
+#: One graph for evaluation (False) and one for training (True).
+Graphs = dict[bool, fx.Graph]
+
+
+class _OwnerTracer(fx.Tracer):
+    """Traces one forward with every child a leaf and arguments that no caller gives left at their default."""
+
+    def __init__(self, passed: set[str]) -> None:
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()), param_shapes_constant=True)
+        self.passed = passed
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        args: list[Any] = [self.root]
+        for name, parameter in list(inspect.signature(root_fn).parameters.items())[1:]:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                if name in self.passed:
+                    raise UntraceableError(f"forward takes *{name}")
+                continue
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                if name in self.passed:
+                    raise UntraceableError(f"forward takes {name} by keyword only")
+                continue
+            if name in self.passed or parameter.default is parameter.empty:
+                args.append(self.create_proxy("placeholder", name, (), {}))
+            else:
+                args.append(parameter.default)
+        return root_fn, args
+
+
+def trace(owner: nn.Module, passed: set[str]) -> Graphs:
+    """The graphs of ``owner``'s forward in both modes.
+
+    Args:
+        owner: the module; it is left as it was.
+        passed: names of the forward arguments that callers give (``Record.passed``).
+
+    Raises:
+        UntraceableError: the forward branches on tensor values or does something else that fx cannot follow.
+    """
+    if "forward" in vars(owner):
+        raise UntraceableError("its forward was replaced before")
+    if isinstance(owner, torch.jit.ScriptModule):
+        raise UntraceableError("it is a TorchScript module")
+    before, graphs = owner.training, {}
+    try:
+        for mode in (False, True):
+            owner.training = mode
+            graphs[mode] = _OwnerTracer(passed).trace(owner)
+    except UntraceableError:
+        raise
+    except Exception as error:  # fx and the traced forward raise anything at all
+        raise UntraceableError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    finally:
+        owner.training = before
+    return graphs
+
+
+class GraphForward:
+    """The rewritten forward of one module instance.
+
+    It is stored as ``instance.forward``, so the object stays what it is: its class, attributes, hooks and
+    parameters. Deep copies and pickles bind to the copied module.
+    """
+
+    def __init__(self, owner: nn.Module, graphs: Graphs) -> None:
+        self.owner = owner
+        self.sources: dict[bool, str] = {}
+        self.names: dict[bool, dict[str, Any]] = {}
+        for mode, graph in graphs.items():
+            graph.lint()
+            code = graph.python_code("self")
+            self.sources[mode], self.names[mode] = code.src, dict(code.globals)
+        self.inputs = [n.target for n in graphs[False].nodes if n.op == "placeholder"]
+        self._compile()
+
+    def _compile(self) -> None:
+        self.functions = {}
+        for mode, source in self.sources.items():
+            # The source is fx's own rendering of a graph traced from the module's code; no text of a
+            # file or of a user enters it.
+            scope = dict(self.names[mode])
+            exec(compile(source, f"<rewritten {type(self.owner).__name__}.forward>", "exec"), scope)
+            self.functions[mode] = scope["forward"]
+        self.signature = inspect.signature(type(self.owner).forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph of the owner's current mode."""
+        function = self.functions[self.owner.training]
+        if kwargs or len(args) != len(self.inputs):
+            args, kwargs = self._bind(args, kwargs), {}
+        return function(self.owner, *args)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        extra = {
+            k: kwargs.pop(k) for k in list(kwargs) if k in self.inputs and k not in self.signature.parameters
+        }
+        bound = self.signature.bind(self.owner, *args, **kwargs)
+        bound.apply_defaults()
+        given = {**bound.arguments, **extra}
+        for name, parameter in list(self.signature.parameters.items())[1:]:
+            fixed = name not in self.inputs and parameter.default is not parameter.empty
+            if fixed and given[name] is not parameter.default and given[name] != parameter.default:
+                raise RewriteError(
+                    f"{type(self.owner).__name__}.forward was called with {name}={given[name]!r}",
+                    expected=f"{name}={parameter.default!r}, as in the run that the conversion recorded",
+                    mend=f"pass binarize an example_input with which the model gives {name} to this module",
+                )
+        return tuple(given.get(name) for name in self.inputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = {m: {k: _Module.of(v) for k, v in scope.items()} for m, scope in self.names.items()}
+        return {"owner": self.owner, "inputs": self.inputs, "sources": self.sources, "names": names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.names = {m: {k: _Module.real(v) for k, v in s.items()} for m, s in state["names"].items()}
+        self._compile()
+
+
+@dataclass(frozen=True)
+class _Module:
+    """Stands for an imported module (``torch``) in a copy or pickle: modules themselves have none."""
+
+    name: str
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        return cls(value.__name__) if isinstance(value, ModuleType) else value
+
+    @staticmethod
+    def real(value: Any) -> Any:
+        return importlib.import_module(value.name) if isinstance(value, _Module) else value
+
+
+def install(owner: nn.Module, graphs: Graphs) -> None:
+    """Make ``graphs`` the forward of this one instance."""
+    owner.forward = GraphForward(owner, graphs)
+
+
+def insert_input(graph: fx.Graph, name: str) -> fx.Node:
+    """Append an input after the existing ones. Its callers pass it by keyword."""
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    with graph.inserting_after(last):
+        return graph.placeholder(name)

@@ -1,0 +1,326 @@
+"""Policies: which layers become binary. Pure data and matching; nothing here touches a model.
+
+A policy is an ordered list of rules, and the first rule that matches a layer decides. Rules match by
+what the recording found out about a layer (:class:`LayerInfo`), not by its class alone.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import regex
+import yaml
+
+from irnet_convert.binary import METHODS
+from irnet_convert.errors import PolicyError, UnknownNameError, nearest
+
+ACTIONS = ("keep", "binarize")
+POSITIONS = ("first", "last")
+ROLES = ("downsample", "depthwise", "squeeze_excite", "constant_fed")
+
+#: Seconds that one regular expression may take on one layer name (policies may come from others).
+_REGEX_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInfo:
+    """What rules can ask about one layer.
+
+    Attributes:
+        paths: every path of the layer in the model.
+        kinds: names of the layer's class and of its bases, such as ("Conv2dSame", "Conv2d").
+        positions: subset of {"first", "last"}, by data flow.
+        roles: subset of :data:`ROLES`, by data flow (depthwise: by the layer's groups).
+        kernel_size: of a convolution, else ().
+        groups: of a convolution, else 1.
+        in_channels, out_channels: channels, or features of a linear layer.
+    """
+
+    paths: tuple[str, ...]
+    kinds: tuple[str, ...]
+    positions: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+    kernel_size: tuple[int, ...] = ()
+    groups: int = 1
+    in_channels: int
+    out_channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule. It matches a layer if every predicate that is set holds; without any it matches all.
+
+    Attributes:
+        action: "keep" (full precision) or "binarize".
+        name: glob over the layer's path (``layer4.*``; ``*`` crosses dots), or ``re:`` and a regular
+            expression that must match the whole path.
+        kind: class name of the layer or of one of its bases (``Conv2d``, ``Linear``, ``StdConv2d``).
+        position: "first" or "last".
+        role: one of :data:`ROLES`.
+        kernel_size: of a convolution; one number stands for all dimensions.
+        groups: exact number of groups.
+        min_channels: the smaller of input and output channels is at least this.
+        method: row of ``irnet_convert.binary.METHODS``.
+        weight_bits: 1.
+        act_bits: 1 (W1A1) or 32 (W1A32: activations stay real).
+        optional: the rule may match nothing; presets' rules do. A user's rule that matches nothing is
+            an error.
+
+    Raises:
+        PolicyError: a field is malformed.
+        UnknownNameError: the method is not known.
+    """
+
+    action: str
+    name: str | None = None
+    kind: str | None = None
+    position: str | None = None
+    role: str | None = None
+    kernel_size: int | tuple[int, ...] | None = None
+    groups: int | None = None
+    min_channels: int | None = None
+    method: str = "irnet"
+    weight_bits: int = 1
+    act_bits: int = 1
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kernel_size, list):
+            object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
+        self._one_of("action", ACTIONS)
+        self._one_of("position", (None, *POSITIONS))
+        self._one_of("role", (None, *ROLES))
+        self._one_of("weight_bits", (1,))
+        self._one_of("act_bits", (1, 32))
+        self._one_of("optional", (False, True))
+        for key in ("name", "kind"):
+            self._typed(key, str)
+        for key in ("groups", "min_channels"):
+            self._typed(key, int)
+        sizes = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,)
+        if not all(s is None or (type(s) is int and s > 0) for s in sizes):
+            raise self._malformed("kernel_size", "a positive number, or a list of them")
+        if self.method not in METHODS:
+            raise UnknownNameError(
+                f"rule {self}: method {self.method!r}", expected=nearest(self.method, METHODS),
+                mend="name a row of irnet_convert.binary.METHODS",
+            )  # fmt: skip
+        self._check_pattern()
+
+    def _one_of(self, key: str, allowed: Sequence[Any]) -> None:
+        value = getattr(self, key)
+        if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+            raise self._malformed(key, "one of " + ", ".join(repr(a) for a in allowed if a is not None))
+
+    def _typed(self, key: str, kind: type) -> None:
+        value = getattr(self, key)
+        if value is not None and type(value) is not kind:
+            raise self._malformed(key, f"a {kind.__name__}")
+
+    def _malformed(self, key: str, expected: str) -> PolicyError:
+        return PolicyError(
+            f"rule field {key} is {getattr(self, key)!r}",
+            expected=expected,
+            mend=f"correct {key} in the rule",
+        )
+
+    def _check_pattern(self) -> None:
+        if self.name is None or not self.name.startswith("re:"):
+            return
+        try:
+            regex.compile(self.name[3:])
+        except regex.error as error:
+            raise PolicyError(
+                f"rule name {self.name!r} is no regular expression: {error}",
+                expected="re: followed by a regular expression over the layer's path, or a glob",
+                mend="correct the expression; a glob such as layer4.* needs no escaping",
+            ) from error
+
+    def matches(self, layer: LayerInfo) -> bool:
+        """Whether every predicate that is set holds for ``layer``."""
+        kernel = self.kernel_size
+        if isinstance(kernel, int):
+            kernel = (kernel,) * len(layer.kernel_size)
+        return (
+            (self.name is None or any(self._matches_name(path) for path in layer.paths))
+            and (self.kind is None or self.kind in layer.kinds)
+            and (self.position is None or self.position in layer.positions)
+            and (self.role is None or self.role in layer.roles)
+            and (kernel is None or (layer.kernel_size != () and kernel == layer.kernel_size))
+            and (self.groups is None or self.groups == layer.groups)
+            and (self.min_channels is None or min(layer.in_channels, layer.out_channels) >= self.min_channels)
+        )
+
+    def _matches_name(self, path: str) -> bool:
+        assert self.name is not None
+        if not self.name.startswith("re:"):
+            return fnmatch.fnmatchcase(path, self.name)
+        try:
+            return regex.fullmatch(self.name[3:], path, timeout=_REGEX_SECONDS) is not None
+        except TimeoutError as error:
+            raise PolicyError(
+                f"rule name {self.name!r} took more than {_REGEX_SECONDS} s on {path!r}",
+                expected="an expression that matches in linear time",
+                mend="simplify the expression (nested repetitions are slow), or use a glob",
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as plain data."""
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Rule:
+        """A rule from plain data.
+
+        Raises:
+            PolicyError: not a mapping, an unknown key, or no action.
+        """
+        if not isinstance(data, Mapping):
+            raise PolicyError(
+                f"a rule is {data!r}", expected="a mapping such as {action: keep, name: layer4.*}",
+                mend="write each rule as a list item with key: value lines",
+            )  # fmt: skip
+        known = {f.name for f in fields(cls)}
+        for key in data:
+            if key not in known:
+                raise PolicyError(
+                    f"rule key {key!r}", expected=nearest(str(key), known), mend="rename the key"
+                )
+        if "action" not in data:
+            raise PolicyError(
+                f"rule {dict(data)!r} has no action",
+                expected="action: keep or action: binarize",
+                mend="add it",
+            )
+        return cls(**data)
+
+    def __str__(self) -> str:
+        return "{" + ", ".join(f"{k}: {v}" for k, v in self.to_dict().items()) + "}"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """An ordered list of rules; the first that matches decides. A layer that no rule matches is kept.
+
+    Example:
+        >>> Policy([Rule(action="keep", name="layer4.*"), *Policy.preset("irnet")])  # doctest: +SKIP
+    """
+
+    rules: tuple[Rule, ...]
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        object.__setattr__(self, "rules", tuple(rules))
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise PolicyError(
+                    f"a policy's item is {rule!r}",
+                    expected="Rule(...)",
+                    mend="build it with Rule or Rule.from_dict",
+                )
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self.rules)
+
+    def decide(self, layer: LayerInfo) -> Rule | None:
+        """The first rule that matches ``layer``, or None."""
+        return next((rule for rule in self.rules if rule.matches(layer)), None)
+
+    def check_all_match(self, layers: Sequence[LayerInfo]) -> None:
+        """Refuse a rule that matches no layer, unless it is optional.
+
+        Raises:
+            PolicyError: with the layer names or kinds nearest to what the rule asks for.
+        """
+        for rule in self.rules:
+            if rule.optional or any(rule.matches(layer) for layer in layers):
+                continue
+            names = [p for layer in layers for p in layer.paths]
+            kinds = [k for layer in layers for k in layer.kinds]
+            hint = nearest(rule.name, names) if rule.name else nearest(rule.kind, kinds) if rule.kind else ""
+            raise PolicyError(
+                f"rule {rule} matches no layer of this model",
+                expected="a rule that matches at least one layer" + (f"; {hint}" if hint else ""),
+                mend="correct it (irnet-convert plan MODEL lists names, kinds and positions), or set optional",
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> Policy:
+        """A policy by name: one of :data:`PRESETS`.
+
+        Raises:
+            UnknownNameError: there is no such preset.
+        """
+        if name not in PRESETS:
+            raise UnknownNameError(
+                f"policy preset {name!r}",
+                expected=nearest(name, PRESETS),
+                mend="name a preset or pass a Policy",
+            )
+        return PRESETS[name]
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The rules as plain data, ready for YAML or JSON."""
+        return [rule.to_dict() for rule in self.rules]
+
+    @classmethod
+    def from_dict(cls, data: str | Sequence[Mapping[str, Any]]) -> Policy:
+        """A policy from a preset's name or a list of rule mappings. Raises PolicyError."""
+        if isinstance(data, str):
+            return cls.preset(data)
+        if not isinstance(data, Sequence):
+            raise PolicyError(
+                f"a policy is {data!r}", expected="the name of a preset or a list of rules",
+                mend="write the rules as a YAML list",
+            )  # fmt: skip
+        rules: list[Rule] = []
+        for item in data:
+            if isinstance(item, Mapping) and set(item) == {"preset"}:
+                rules.extend(cls.preset(item["preset"]))
+            else:
+                rules.append(Rule.from_dict(item))
+        return cls(rules)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Policy:
+        """A policy from a YAML file. Raises PolicyError if the file is missing or malformed."""
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise PolicyError(
+                f"policy file {str(path)!r}: {error}", expected="a YAML file with a list of rules",
+                mend="see docs/policies.md for an example",
+            ) from error  # fmt: skip
+        return cls.from_dict(data)
+
+    def dump(self, path: str | Path) -> None:
+        """Write the policy as YAML."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+
+def _paper(act_bits: int) -> Policy:
+    keep = [
+        *(Rule(action="keep", position=p, optional=True) for p in POSITIONS),
+        *(Rule(action="keep", role=r, optional=True) for r in ROLES),
+    ]
+    return Policy([*keep, Rule(action="binarize", act_bits=act_bits, optional=True)])
+
+
+#: Presets by name. "irnet": the paper's W1A1 (first and last layers and 1×1 downsample convolutions stay
+#: full precision), with depthwise, squeeze-excite and constant-fed layers kept too. "irnet_w1a32": the same
+#: layers with real activations. "interior": like irnet with the roles lifted.
+PRESETS: dict[str, Policy] = {
+    "irnet": _paper(1),
+    "irnet_w1a32": _paper(32),
+    "interior": Policy(
+        [
+            *(Rule(action="keep", position=p, optional=True) for p in POSITIONS),
+            Rule(action="keep", role="constant_fed", optional=True),
+            Rule(action="binarize", optional=True),
+        ]
+    ),
+}
