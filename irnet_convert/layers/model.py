@@ -107,8 +107,7 @@ def param_groups(
         for p in (layer._parameters.get("scale"), layer._parameters.get("gain"))
         if p is not None
     }
-    names: Any = getattr(model, "no_weight_decay", None)
-    undecayed = tuple(names()) if callable(names) else ()
+    undecayed = tuple(getattr(model, "no_weight_decay", tuple)())
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
