@@ -170,7 +170,9 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise CheckpointError(
-            f"the checkpoint {path} does not exist", expected="a .safetensors file", mend="correct the path"
+            f"the checkpoint {path} does not exist",
+            expected="a .safetensors file",
+            mend="correct model.checkpoint, or make it: runs/NAME/model.safetensors comes from training NAME",
         )
     try:
         return load_file(path)

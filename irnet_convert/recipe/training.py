@@ -130,7 +130,7 @@ class CheckpointSpec(Block):
 
 
 class ExpectSpec(Block):
-    """What the recipe is known to reach: measured (then ``note`` says where) or reported by a paper."""
+    """What the recipe has been measured to reach, in %; ``note`` says on what machine, with which seeds."""
 
     metric: Literal["top1", "top5"] = "top1"
     value: float = Field(ge=0, le=100)
