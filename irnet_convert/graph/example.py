@@ -153,17 +153,25 @@ _DETECTION_SIDE = 128
 
 @contextmanager
 def small_detection_images(model: nn.Module) -> Iterator[None]:
-    """Let a torchvision detection model run on small images: its transform enlarges them to 800 pixels."""
-    transform = getattr(model, "transform", None)
+    """Let a torchvision detection model run on little: its transform enlarges images to 800 pixels, and its
+    proposal network passes on a thousand boxes.
+    """
+    transform, rpn = getattr(model, "transform", None), getattr(model, "rpn", None)
     if not type(transform).__module__.startswith("torchvision.models.detection"):
         yield
         return
-    before = transform.min_size, transform.max_size
-    transform.min_size, transform.max_size = (_DETECTION_SIDE,), _DETECTION_SIDE
+    changes = [(transform, "min_size", (_DETECTION_SIDE,)), (transform, "max_size", _DETECTION_SIDE)]
+    if rpn is not None:
+        few = {"training": 16, "testing": 16}
+        changes += [(rpn, "_pre_nms_top_n", few), (rpn, "_post_nms_top_n", few)]
+    before = [(holder, name, getattr(holder, name)) for holder, name, _ in changes]
     try:
+        for holder, name, value in changes:
+            setattr(holder, name, value)
         yield
     finally:
-        transform.min_size, transform.max_size = before
+        for holder, name, value in before:
+            setattr(holder, name, value)
 
 
 def _detection(model: nn.Module, training: bool) -> Example:

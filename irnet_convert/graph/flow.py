@@ -161,7 +161,7 @@ def downsamples(rec: Record, layers: dict[str, nn.Module]) -> set[str]:
             if call is None or call.layer is None or not _is_pointwise(layers[call.layer]):
                 continue
             fork = _single_path_up(rec, call.inputs[0])
-            if (_layers_down_to(rec, main, fork) or 0) >= 2:
+            if (_layers_down_to(rec, main, fork, call) or 0) >= 2:
                 found.add(call.layer)
     return found
 
@@ -204,25 +204,28 @@ def _single_path_up(rec: Record, value: int) -> set[int]:
     return path
 
 
-def _layers_down_to(rec: Record, value: int, fork: set[int], limit: int = 200) -> int | None:
-    """The least number of layers on a way from ``value`` up to one of ``fork``, or None if there is none."""
+def _layers_down_to(rec: Record, value: int, fork: set[int], avoid: Node, limit: int = 200) -> int | None:
+    """The least number of layers on a way from ``value`` up to one of ``fork``, or None if there is none.
+
+    The way must not lead through ``avoid``: the skip's own convolution. (In a linear bottleneck the skip
+    operand is the previous block's 1×1 projection, and the main path hangs below it.)
+    """
     best: dict[int, int] = {value: 0}
     queue = [value]
-    reached: int | None = None
     while queue and len(best) < limit:
         queue.sort(key=best.__getitem__, reverse=True)
         value = queue.pop()
         if value in fork:
             return best[value]
         node = rec.producer.get(value)
-        if node is None:
+        if node is None or node is avoid:
             continue
         cost = best[value] + (node.layer is not None)
         for above in node.inputs:
             if above not in rec.params and cost < best.get(above, cost + 1):
                 best[above] = cost
                 queue.append(above)
-    return reached
+    return None
 
 
 # -- normalisation --------------------------------------------------------------------------------------

@@ -32,35 +32,39 @@ def distrust_wrong_traces(survey: Survey, owners: list[str]) -> bool:
 
 
 def _wrong(survey: Survey, owners: list[str]) -> list[str]:
-    """Those of ``owners`` whose graphs make the run differ from the recorded one, found by halving."""
-    if _runs_the_same(survey, owners):
-        return []
+    """Those of ``owners`` inside which a run with their graphs differs from the recorded one.
+
+    If a graph breaks the run, the owners are halved until the broken ones are alone.
+    """
+    traced = _run_with_graphs(survey, owners)
+    if traced is not None:
+        return [o for o in owners if _inside(survey.records[0], o) != _inside(traced, o)]
     if len(owners) == 1:
         return owners
     middle = len(owners) // 2
     return [*_wrong(survey, owners[:middle]), *_wrong(survey, owners[middle:])]
 
 
-def _runs_the_same(survey: Survey, owners: list[str]) -> bool:
+def _run_with_graphs(survey: Survey, owners: list[str]) -> Record | None:
     modules = [survey.model.get_submodule(owner) for owner in owners]
     try:
         for owner, module in zip(owners, modules, strict=True):
             install(module, survey.graphs(owner))
-        return _same(survey.records[0], record(survey.model, survey.example))
+        return record(survey.model, survey.example)
     except (RecordError, UntraceableError):
-        return False
+        return None
     finally:
         for module in modules:
             vars(module).pop("forward", None)
 
 
-def _same(a: Record, b: Record) -> bool:
-    """The same operators on the same values with the same results' shapes, in the same order."""
-
-    def key(rec: Record) -> list[tuple[object, ...]]:
-        return [(n.op, n.layer, len(n.inputs), tuple(rec.shapes[v] for v in n.outputs)) for n in rec.nodes]
-
-    return key(a) == key(b)
+def _inside(rec: Record, owner: str) -> list[tuple[object, ...]]:
+    """What ran inside ``owner``: operators, how many values they read, and their results' shapes."""
+    return [
+        (n.op, n.layer, len(n.inputs), tuple(rec.shapes[v] for v in n.outputs))
+        for n in rec.nodes
+        if any(frame.path == owner for frame in n.frames)
+    ]
 
 
 def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:

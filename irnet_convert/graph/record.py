@@ -35,6 +35,9 @@ TARGETS: tuple[type[nn.Module], ...] = (
     nn.Linear,
 )  # fmt: skip
 
+#: Operators that take only the shape or the type of their second argument.
+_LIKE_SECOND = ("view_as", "reshape_as", "expand_as", "type_as")
+
 #: Operators whose result takes only the shape of its tensor arguments, not their values.
 _SHAPE_ONLY = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
 
@@ -318,7 +321,7 @@ class _Recorder(TorchDispatchMode):
         if self.inside_layer or not self.stack:
             return func(*args, **kwargs)
         op = func._schema.name.split("::")[-1]
-        read = tuple(_tensors((args, kwargs)))
+        read = tuple(_tensors((args, kwargs)))[: 1 if op in _LIKE_SECOND else None]
         inputs = () if op.startswith(_SHAPE_ONLY) else tuple(self.value_of(t) for t in read)
         result = func(*args, **kwargs)
         outputs = tuple(_tensors(result))
