@@ -158,8 +158,7 @@ def test_a_broken_latent_is_seen_in_its_filter_alone(bad):
 
 def test_channels_last_agrees_bit_for_bit():
     """The authors' .view fails; a sum in another order could flip a weight that is at the mean."""
-    torch.manual_seed(0)
-    w = torch.randint(-3, 4, (64, 48, 3, 3)).float() / 10
+    w = at_the_mean(64, 432).reshape(64, 48, 3, 3)
     grad = torch.randn_like(w)
     ede = torch.tensor([1.0, 3.0])
     last = w.to(memory_format=torch.channels_last)
@@ -168,8 +167,27 @@ def test_channels_last_agrees_bit_for_bit():
     assert out_last.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(out, out_last)
     torch.testing.assert_close(back, back_last)
-    transposed = torch.randint(-3, 4, (40, 30)).float() / 10
-    assert torch.equal(libra_pb(transposed.t(), ede), libra_pb(transposed.t().contiguous(), ede))
+    rows = at_the_mean(64, 432)
+    assert torch.equal(libra_pb(rows.t().contiguous().t(), ede), libra_pb(rows, ede))
+
+
+def at_the_mean(filters, n):
+    """Filters a third of whose weights are their mean, up to rounding: the sign hangs on how a sum rounds."""
+    spread = torch.randn(filters, n // 3)
+    rows = torch.cat([spread, -spread, torch.zeros_like(spread)], 1) + 0.1
+    return rows[:, torch.randperm(n)]
+
+
+def test_a_filter_that_differs_from_constant_by_rounding_alone():
+    w = torch.full((1, 90), 0.1)
+    w[:, ::2] = torch.nextafter(w[:, ::2], torch.ones(()))
+    out, back = run(w, torch.randn(1, 90), torch.tensor([1.0, 5.0]))
+    assert (out == 1).all()
+    assert (back == 0).all()
+    w[:, 0] = 0.1001
+    out, back = run(w, torch.randn(1, 90), torch.tensor([1.0, 5.0]))
+    assert (out < 0).any()
+    assert (back != 0).any()
 
 
 def test_autocast_changes_nothing():
