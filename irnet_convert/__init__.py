@@ -34,7 +34,7 @@ _PUBLIC = {
     "to_dense": "convert",
 }
 
-__all__ = sorted([*_PUBLIC, "__version__"])
+__all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -140,7 +140,8 @@ def to_dense(model: nn.Module) -> nn.Module:
     """
     if not is_binarized(model):
         raise ModelError(
-            f"{type(model).__name__} holds no binary layer", expected="a model made by irnet_convert.binarize",
+            f"{type(model).__name__} holds no binary layer",
+            expected="a model made by irnet_convert.binarize",
             mend="convert it first: irnet_convert.binarize(model)",
         )  # fmt: skip
     dense = _copied(model)
@@ -193,5 +194,6 @@ def _copied(model: nn.Module) -> nn.Module:
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}",
-            expected="a model that copy.deepcopy can copy", mend="pass inplace=True, or remove what cannot be copied",
+            expected="a model that copy.deepcopy can copy",
+            mend="pass inplace=True, or remove what cannot be copied",
         ) from error  # fmt: skip

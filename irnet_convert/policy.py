@@ -245,7 +245,7 @@ class Policy:
             raise PolicyError(
                 f"rule {rule} matches no layer of this model",
                 expected="a rule that matches at least one layer" + (f"; {hint}" if hint else ""),
-                mend="correct it (irnet-convert plan MODEL lists names, kinds and positions), or set optional",
+                mend="correct it (irnet-convert plan MODEL lists names and kinds), or set optional",
             )
 
     @classmethod

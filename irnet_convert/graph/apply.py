@@ -131,7 +131,7 @@ def _check_fits(model: nn.Module, plan: Plan) -> None:
         if layer is None or type(layer).__name__ != decision.kind:
             there = "nothing" if layer is None else f"a {type(layer).__name__}"
             raise PolicyError(
-                f"the plan has a {decision.kind} at {decision.path!r}; {type(model).__name__} has {there} there",
+                f"the plan has a {decision.kind} at {decision.path!r}, {type(model).__name__} has {there}",
                 expected=nearest(decision.path, layers) if layer is None else f"a {decision.kind}",
                 mend="use the model that the plan was made for, built with the same arguments, or plan anew",
             )
