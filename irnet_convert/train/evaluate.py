@@ -56,9 +56,11 @@ def evaluate(
         DataError: there are no samples, or a label is not a class of the model.
         ModelError: the model does not return logits.
     """
-    accelerator = where if isinstance(where, Accelerator) else None
     own = next(model.parameters(), torch.zeros(()))
-    device = accelerator.device if accelerator else torch.device(where) if where else own.device
+    if isinstance(where, Accelerator):
+        accelerator, device = where, where.device
+    else:
+        accelerator, device = None, torch.device(where) if where is not None else own.device
     model.to(device)
     totals = torch.zeros(4, dtype=torch.float64)
     with evaluating(model), accelerator.autocast() if accelerator else nullcontext():
@@ -66,7 +68,7 @@ def evaluate(
             logits = as_logits(model(images.to(device, own.dtype, non_blocking=True)))
             totals += _count(logits.float() if logits.dtype != torch.float64 else logits, labels.to(device))
     if accelerator:
-        totals = accelerator.reduce(totals.to(device), reduction="sum").cpu()
+        totals = reduced(accelerator, totals.to(device), "sum").cpu()
     top1, top5, loss, count = totals.tolist()
     if not count:
         raise DataError(
@@ -74,6 +76,13 @@ def evaluate(
         )
     share = 100.0 / count
     return {"top1": top1 * share, "top5": top5 * share, "loss": loss / count, "count": int(count)}
+
+
+def reduced(accelerator: Accelerator, numbers: Tensor, how: str) -> Tensor:
+    """``accelerator.reduce`` of one tensor, over all processes: ``how`` is ``sum`` or ``mean``."""
+    total = accelerator.reduce(numbers, reduction=how)
+    assert isinstance(total, Tensor)  # its annotation also knows mappings, which come out of mappings alone
+    return total
 
 
 def _count(logits: Tensor, labels: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def make_accelerator(
         cpu=cpu,
         mixed_precision=MIXED[precision],
         gradient_accumulation_steps=accumulation,
-        log_with=trackers or None,
+        log_with=[*trackers] if trackers else None,
         project_dir=str(run_dir) if run_dir else None,
     )
     check_world(accelerator.num_processes, processes)

@@ -22,11 +22,11 @@ from irnet_convert.layers import binary_layers, set_progress
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.checkpoint import list_checkpoints, save_checkpoint
 from irnet_convert.train.distill import DistillLoss, FeatureTap
-from irnet_convert.train.evaluate import as_logits, evaluate
+from irnet_convert.train.evaluate import as_logits, evaluate, reduced
 from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule, make_task_loss
 from irnet_convert.train.rng import rng_state
 from irnet_convert.train.rundir import CHECKPOINTS, MetricsLog
-from irnet_convert.train.signals import StopSignal, leave
+from irnet_convert.train.signals import StopSignal, leave, shield_workers
 from irnet_convert.train.snapshot import Position, snapshot
 
 
@@ -79,8 +79,11 @@ class Trainer:
         layers = (self.distill.student_layers, self.distill.teacher_layers) if self.distill else ((), ())
         self.student_tap = FeatureTap(student, layers[0], "student")
         self.teacher_tap = FeatureTap(self.teacher, layers[1], "teacher") if self.teacher else None
+        for loader in (loaders.train, loaders.eval):
+            shield_workers(loader)
         self.position = Position()
-        self.totals: dict[str, float] = {}
+        self.totals: dict[str, float] = {}  # of the epoch that runs
+        self.rates: dict[str, float] = {}  # of the last step
         self.metrics: dict[str, dict[str, float | int]] = {}
 
     @property
@@ -126,7 +129,7 @@ class Trainer:
         )
         with bar:
             while self.position.step < self.loaders.steps_per_epoch:
-                parts = self._step(self._next(micro_batches, log, stop), stop)
+                parts = self._step(self._next(micro_batches), stop)
                 stopping = parts.pop("stop") > 0
                 for key, value in parts.items():
                     self.totals[key] = self.totals.get(key, 0.0) + value
@@ -161,6 +164,7 @@ class Trainer:
                 self.optimizer.zero_grad()
         self.position.step += 1
         self.position.total += 1
+        self.rates = {group["name"]: group["lr"] for group in self.raw_optimizer.param_groups}
         self.schedule.step_update(self.position.total)
         if self.ema is not None:
             self.ema.update(self.student, step=self.position.total)
@@ -172,10 +176,8 @@ class Trainer:
             return self.position.epoch / self.recipe.epochs
         return self.position.total / self.total_steps
 
-    def _next(
-        self, micro_batches: Iterator[tuple[Tensor, Tensor]], log: MetricsLog, stop: StopSignal
-    ) -> list[tuple[Tensor, Tensor]]:
-        """The micro-batches of one step, all of them before any is used."""
+    def _next(self, micro_batches: Iterator[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """The micro-batches of one step."""
         try:
             return [next(micro_batches) for _ in range(self.recipe.grad_accumulation)]
         except StopIteration:
@@ -184,12 +186,6 @@ class Trainer:
                 expected="as many batches as the epoch has steps",
                 mend="check that the data set did not change during the run",
             ) from None
-        except RuntimeError:
-            # A signal to the whole process group kills loader workers too. Nothing of this step has been
-            # done, so it is as good a place to stop as the end of one; other processes would have to know.
-            if stop.received and self.accelerator.num_processes == 1:
-                self._save_and_leave(log, stop)
-            raise
 
     def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         device = self.accelerator.device
@@ -215,7 +211,7 @@ class Trainer:
         """
         flag = torch.tensor(float(stop.received > 0), device=self.accelerator.device)
         numbers = torch.stack([*(value.double() for value in sums.values()), flag.double()])
-        *means, stopping = self.accelerator.reduce(numbers, reduction="mean").tolist()
+        *means, stopping = reduced(self.accelerator, numbers, "mean").tolist()
         parts = {key: mean / self.recipe.grad_accumulation for key, mean in zip(sums, means, strict=True)}
         if not math.isfinite(parts["loss"]):
             raise self._not_finite(parts)
@@ -241,21 +237,26 @@ class Trainer:
         self.metrics["after"] = self.evaluate(self.judged)
         self.position = Position(epoch=self.position.epoch + 1, total=self.position.total)
         self.schedule.step(self.position.epoch)
-        log.write("epoch", self.position.total, **self._epoch_record())
+        record = self._epoch_record()
+        log.write("epoch", self.position.total, **record)
+        self.accelerator.print(
+            f"epoch {record['epoch']}/{self.recipe.epochs}: loss {record['loss']:.4f}, "
+            f"top-1 {record['eval_top1']:.2f} %, {record['seconds']:.1f} s"
+        )
         self.totals = {}
         stopping = self._anyone(stop)
         last = self.position.epoch == self.recipe.epochs
-        if last or stopping or self.position.epoch % self.recipe.checkpoint.every_epochs == 0:
-            self.save(log)
         if stopping and not last:
-            leave(stop.received or signal.SIGTERM)
+            self._save_and_leave(log, stop)
+        if last or self.position.epoch % self.recipe.checkpoint.every_epochs == 0:
+            self.save(log)
 
     def _epoch_record(self) -> dict[str, Any]:
         steps, totals = self.loaders.steps_per_epoch, dict(self.totals)
         seconds = totals.pop("seconds", 0.0)
         record: dict[str, Any] = {"epoch": self.position.epoch}
         record |= {key if key == "loss" else f"{key}_loss": value / steps for key, value in totals.items()}
-        record["lr"] = {str(group.get("name", i)): group["lr"] for i, group in self._groups()}
+        record["lr"] = self.rates
         record |= {f"eval_{key}": value for key, value in self.metrics["after"].items()}
         if self.is_binary:
             record["progress"] = self.progress()
@@ -263,12 +264,9 @@ class Trainer:
         record["samples_per_second"] = round(steps * self.recipe.batch_size / max(seconds, 1e-9), 1)
         return record
 
-    def _groups(self) -> list[tuple[int, dict[str, Any]]]:
-        return list(enumerate(self.raw_optimizer.param_groups))
-
     def _anyone(self, stop: StopSignal) -> bool:
         flag = torch.tensor([float(stop.received > 0)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+        return bool(reduced(self.accelerator, flag, "sum").item())
 
     def _save_and_leave(self, log: MetricsLog, stop: StopSignal) -> None:
         path = self.save(log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +34,11 @@ def make_optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimiz
         latent_weight_decay=spec.latent_weight_decay,
         scale_weight_decay=spec.scale_weight_decay,
     )
+    further: dict[str, Any] = dict(spec.kwargs)
     try:
         # Every group has its own weight decay; the argument is only a default for groups without.
         return _optim_factory.create_optimizer_v2(
-            groups, opt=spec.name, lr=spec.lr, weight_decay=spec.weight_decay, **spec.kwargs
+            groups, opt=spec.name, lr=spec.lr, weight_decay=spec.weight_decay, **further
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(
@@ -49,18 +51,22 @@ def make_optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimiz
 def make_schedule(
     optimizer: torch.optim.Optimizer, spec: ScheduleSpec, *, epochs: int, steps_per_epoch: int
 ) -> Scheduler:
-    """Timm's schedule; it counts steps or epochs as ``spec.per`` says, and the loop calls both."""
+    """Timm's schedule; it counts steps or epochs as ``spec.per`` says, and the loop calls both.
+
+    A milestone m takes effect after m epochs: timm compares it with t + 1, one count early.
+    """
+    unit = steps_per_epoch if spec.per == "step" else 1
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=spec.name,
-        num_epochs=epochs,
-        warmup_epochs=spec.warmup_epochs,
+        num_epochs=epochs * unit,
+        warmup_epochs=spec.warmup_epochs * unit,
         warmup_lr=spec.warmup_lr,
         min_lr=spec.min_lr,
-        decay_milestones=list(spec.milestones),
+        decay_milestones=[milestone * unit + 1 for milestone in spec.milestones],
         decay_rate=spec.decay_rate,
         step_on_epochs=spec.per == "epoch",
-        updates_per_epoch=steps_per_epoch,
+        updates_per_epoch=1,  # all lengths above are in the schedule's own unit already
     )
     assert schedule is not None  # None only for "none", which the recipe's schema does not have
     return schedule

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from irnet_convert.convert import Plan, replay
 from irnet_convert.data import make_eval_loader
 from irnet_convert.errors import CheckpointError
+from irnet_convert.graph.plan import Plan
+from irnet_convert.graph.replay import replay
 from irnet_convert.networks import create_model
 from irnet_convert.networks.create import read_safetensors
 from irnet_convert.recipe import Recipe

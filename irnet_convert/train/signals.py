@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from torch.utils.data import DataLoader
+
 
 class StopSignal:
     """While entered, the first SIGTERM or SIGINT is only noted; a second SIGINT interrupts at once.
@@ -35,6 +37,20 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def shield_workers(loader: DataLoader[Any]) -> None:
+    """Keep the loader's worker processes, once started, alive through the signals that the run notes.
+
+    Ctrl-C and launchers signal the whole process group. A worker that dies of it would end the step that
+    is to be finished; without the signal workers end as always, with the process that started them.
+    """
+    loader.worker_init_fn = _ignore_signals
+
+
+def _ignore_signals(worker: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def leave(number: int) -> None:

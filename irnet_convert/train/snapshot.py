@@ -50,6 +50,7 @@ def snapshot(trainer: Trainer, log_lines: int, everyones_rng: list[dict[str, Any
         "position": asdict(trainer.position),
         "progress": trainer.progress(),
         "totals": trainer.totals,
+        "rates": trainer.rates,
         "metrics": trainer.metrics,
         "log_lines": log_lines,
         "tree": tree,
@@ -81,7 +82,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> int:
         if trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(tree["scaler"])
         trainer.position = Position(**state["position"])
-        trainer.totals, trainer.metrics = dict(state["totals"]), dict(state["metrics"])
+        trainer.totals, trainer.rates = dict(state["totals"]), dict(state["rates"])
+        trainer.metrics = dict(state["metrics"])
         _restore_rng(trainer, tree["rng"])
         return int(state["log_lines"])
     except (KeyError, TypeError, ValueError) as error:
