@@ -16,12 +16,12 @@ from irnet_convert.layers import binary_class_of
 from irnet_convert.policy import LayerInfo, Policy, Rule
 
 _WHY = {
-    "first": "first layer: no other layer between it and the input",
-    "last": "last layer: no other layer between it and an output",
-    "downsample": "1×1 downsample convolution on a skip path",
-    "depthwise": "depthwise convolution",
+    "first": "first layer",
+    "last": "last layer",
+    "downsample": "1×1 downsample on a skip",
+    "depthwise": "depthwise",
     "squeeze_excite": "squeeze-excite gate",
-    "constant_fed": "its input does not depend on the model's input",
+    "constant_fed": "constant-fed: independent of the input",
 }
 
 
