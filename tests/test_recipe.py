@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from irnet_convert.errors import IrnetError, PolicyError, RecipeError, UnknownNameError
@@ -123,8 +123,17 @@ def test_a_recipe_is_frozen():
 def test_scalars_follow_the_core_schema():
     text = "{a: 1e-3, b: no, c: 010, d: 0x10, e: 2026-01-01, f: true, g: ~, h: -.5E3, i: 1_0, j: 1:30, k: 4.}"
     expected = {
-        "a": 0.001, "b": "no", "c": 10, "d": 16, "e": "2026-01-01", "f": True, "g": None,
-        "h": -500.0, "i": "1_0", "j": "1:30", "k": 4.0,
+        "a": 0.001,
+        "b": "no",
+        "c": 10,
+        "d": 16,
+        "e": "2026-01-01",
+        "f": True,
+        "g": None,
+        "h": -500.0,
+        "i": "1_0",
+        "j": "1:30",
+        "k": 4.0,
     }
     loaded = load_yaml(text, source="test")
     assert loaded == expected
@@ -139,6 +148,8 @@ def test_scalars_follow_the_core_schema():
         ("a: [", "line 1"),
         ("a: b: c", "line 1, column 5"),
         ("!!python/object/apply:os.system [ls]", "python/object"),
+        ("!!python/tuple [1]", "python/tuple"),
+        ("!!python/name:os.system", "python/name"),
         ("a: !!binary aGk=", "a is a bytes"),
         ("[" * 21 + "]" * 21, "nested deeper than 20 levels"),
         ("&a [*a]", "inside itself"),
@@ -192,6 +203,7 @@ PLAIN = st.recursive(
 
 @settings(deadline=None, max_examples=150)
 @given(PLAIN)
+@example("\x85\u2028\ufeff ü\t\r\n")
 def test_plain_data_survives_a_round_trip(data: Any):
     assert load_yaml(dump_yaml(data), source="test") == data
 

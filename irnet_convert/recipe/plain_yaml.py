@@ -120,7 +120,8 @@ def load_yaml(text: str | bytes, *, source: str) -> Any:
 
 def dump_yaml(data: Any) -> str:
     """Write plain data so that :func:`load_yaml` gives it back equal; keys keep their order."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    # Escaped to ASCII: unescaped, PyYAML does not read U+0085 and its like back.
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=100)
 
 
 def check_plain(value: Any, *, source: str, path: str = "", depth: int = 0) -> None:
