@@ -86,35 +86,31 @@ class Summary:
         return out.getvalue().rstrip()
 
     def __rich__(self) -> Table:
-        columns = ("layer", "kind", "W/A", "params", "memory", "FLOPs", "BOPs")
+        columns = ("layer", "W/A", "params", "memory", "FLOPs", "BOPs")
         table = Table(title="per input sample; one multiply-add counts as one", title_justify="left")
         for i, column in enumerate(columns):
-            table.add_column(column, justify="left" if i < 3 else "right", overflow="fold")
+            table.add_column(column, justify="left" if i < 2 else "right", overflow="fold")
         for r in self.layers:
             style = "green" if r.weight_bits == 1 else None
             bits = f"{r.weight_bits}/{r.act_bits}"
-            table.add_row(r.path, r.kind, bits, f"{r.params:,}", _size(r.memory_bits), _count(r.flops),
+            table.add_row(r.path, bits, f"{r.params:,}", _size(r.memory_bits), _count(r.flops),
                           _count(r.bops), style=style)  # fmt: skip
         table.add_section()
-        table.add_row(
-            "total",
-            "",
-            "",
-            f"{self.params:,}",
-            _size(self.memory_bits),
-            _count(self.flops),
-            _count(self.bops),
-        )
-        table.add_row("full precision", "", "32/32", f"{self.params:,}", _size(self.memory_bits_fp32),
+        table.add_row("total", "", f"{self.params:,}", _size(self.memory_bits), _count(self.flops),
+                      _count(self.bops))  # fmt: skip
+        table.add_row("full precision", "32/32", f"{self.params:,}", _size(self.memory_bits_fp32),
                       _count(self.flops_fp32), "")  # fmt: skip
-        ratio = self.flops_fp32 / self.ops if self.ops else 1.0
-        smaller = self.memory_bits_fp32 / self.memory_bits if self.memory_bits else 1.0
-        table.caption = (
-            f"OPs = FLOPs + BOPs/64 = {_count(self.ops)} ({ratio:.1f}× fewer); memory {smaller:.1f}× smaller; "
-            "not counted: "
-            + (", ".join(f"{n}×{c}" for n, c in list(self.uncounted.items())[:6]) or "nothing")
-        )
+        table.caption = self._caption()
         return table
+
+    def _caption(self) -> str:
+        fewer = self.flops_fp32 / self.ops if self.ops else 1.0
+        smaller = self.memory_bits_fp32 / self.memory_bits if self.memory_bits else 1.0
+        most = ", ".join(f"{name}×{count}" for name, count in list(self.uncounted.items())[:6]) or "nothing"
+        return (
+            f"OPs = FLOPs + BOPs/64 = {_count(self.ops)} ({fewer:.1f}× fewer); "
+            f"memory {smaller:.1f}× smaller; not counted: {most}"
+        )
 
 
 def summarize(model: nn.Module, example_input: Any = None) -> Summary:
