@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import regex
-import yaml
 
 from irnet_convert.binary import METHODS
-from irnet_convert.errors import PolicyError, UnknownNameError, nearest
+from irnet_convert.errors import PolicyError, RecipeError, UnknownNameError, nearest
+from irnet_convert.plain_yaml import dump_yaml, load_yaml
 
 ACTIONS = ("keep", "binarize")
 POSITIONS = ("first", "last")
@@ -289,17 +289,18 @@ class Policy:
     def load(cls, path: str | Path) -> Policy:
         """A policy from a YAML file. Raises PolicyError if the file is missing or malformed."""
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            data = load_yaml(Path(path).read_bytes(), source=str(path))
+        except (OSError, RecipeError) as error:
             raise PolicyError(
-                f"policy file {str(path)!r}: {error}", expected="a YAML file with a list of rules",
+                f"policy file {str(path)!r}: {error}",
+                expected="a YAML file with a list of rules",
                 mend="see docs/policies.md for an example",
-            ) from error  # fmt: skip
+            ) from error
         return cls.from_dict(data)
 
     def dump(self, path: str | Path) -> None:
         """Write the policy as YAML."""
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        Path(path).write_text(dump_yaml(self.to_dict()), encoding="utf-8")
 
 
 def _paper(act_bits: int) -> Policy:

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from irnet_convert.errors import IrnetError, PolicyError, RecipeError, UnknownNameError
+from irnet_convert.plain_yaml import dump_yaml, load_yaml
 from irnet_convert.recipe import Recipe, bundled_recipes, find_recipe
 from irnet_convert.recipe.overrides import apply_overrides
-from irnet_convert.recipe.plain_yaml import dump_yaml, load_yaml
 
 BASE: dict[str, Any] = {
     "name": "small",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from irnet_convert.errors import RecipeError
-from irnet_convert.recipe.plain_yaml import load_yaml
+from irnet_convert.plain_yaml import load_yaml
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

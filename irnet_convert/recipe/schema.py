@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, model_validator
 
 from irnet_convert.errors import RecipeError
+from irnet_convert.plain_yaml import check_plain, dump_yaml, load_yaml
 from irnet_convert.recipe.block import Above0, Block, Count, refuse
 from irnet_convert.recipe.find import find_recipe
 from irnet_convert.recipe.inputs import DataSpec, MixupSpec, ModelSpec, TransformSpec
 from irnet_convert.recipe.overrides import apply_overrides
-from irnet_convert.recipe.plain_yaml import check_plain, dump_yaml, load_yaml
 from irnet_convert.recipe.training import (
     CheckpointSpec,
     DistillSpec,
