@@ -31,8 +31,8 @@ DROP = {"dropout", "alpha_dropout", "feature_dropout", "native_dropout"}
 POOL = {
     "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "avg_pool1d", "avg_pool2d",
     "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "amax", "max",
-    "lp_pool2d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "amax", "amin",
+    "max", "min", "lp_pool2d",
 }  # fmt: skip
 
 RESAMPLE = ("upsample_", "_upsample_", "grid_sampler")
@@ -45,9 +45,18 @@ SQUEEZE = {"mean", "sum", "adaptive_avg_pool2d", "adaptive_avg_pool1d", "adaptiv
 #: Never negative, whatever the input.
 NON_NEGATIVE = {
     "relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "_softmax", "abs", "exp", "exp2", "softplus",
-    "sqrt",
-    "square", "bernoulli", "rand", "var", "std", "norm", "linalg_vector_norm", "one_hot",
+    "sqrt", "rsqrt", "square", "bernoulli", "rand", "var", "std", "norm", "linalg_vector_norm", "one_hot",
 }  # fmt: skip
+
+#: Of one argument, and not negative where that is not.
+KEEPS_SIGN = {
+    "gelu", "silu", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish", "prelu", "tanh", "softsign",
+    "erf", "atan", "asinh", "log1p", "expm1", "floor", "ceil", "round", "trunc", "sign", "reciprocal",
+    "nan_to_num", "cumsum", "prod", "hardshrink", "softshrink", "tanhshrink",
+}  # fmt: skip
+
+#: Not negative if no operand is.
+COMBINES = {"add", "mul", "div", "matmul", "mm", "bmm", "minimum"}
 
 
 #: What an identity path of a residual trunk may pass on its way to the output.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irnet_convert.graph.ops import DROP, NON_NEGATIVE, POOL, REARRANGE, RESAMPLE
+from irnet_convert.graph.ops import COMBINES, DROP, KEEPS_SIGN, NON_NEGATIVE, POOL, REARRANGE, RESAMPLE
 from irnet_convert.graph.record import Node, Record
 
 
@@ -38,28 +38,63 @@ def never_negative(
 def _sources(
     rec: Record, node: Node, found: dict[int, frozenset[int]], changed: frozenset[int] | set[int]
 ) -> frozenset[int] | None:
-    op, own = node.op, frozenset([node.index])
+    """The nodes that make ``node``'s result non-negative, or None if it can be negative."""
+    op = node.op
     inputs = [found.get(v) for v in node.inputs]
-    numbers = [s for s in node.scalars if isinstance(s, int | float) and not isinstance(s, bool)]
-    if is_relu(node):
-        return None if node.index in changed else own
-    if op in NON_NEGATIVE or _clamps_at_zero(node) or (op == "pow" and numbers and numbers[0] % 2 == 0):
-        return own
-    if op in REARRANGE | DROP | POOL or op.startswith(RESAMPLE):
-        # An alias joins two writes into one storage: one part that cannot be negative is enough.
-        return next((s for s in inputs if s is not None), None) if op == "alias" else (inputs or [None])[0]
-    if op in ("cat", "stack", "maximum"):
+    if is_relu(node) and node.index in changed:
+        return None
+    if op in NON_NEGATIVE or _bounded_below(node):
+        return frozenset([node.index])
+    if not inputs:
+        return None
+    numbers = _numbers(node)
+    if op in ("max", "min") and len(inputs) > 1:
+        op = "maximum" if op == "max" else "minimum"
+    if op in ("cat", "stack", "maximum", "alias"):
+        # Of the parts of a concatenation one is enough: the signs of that part would be constant. An alias
+        # joins two writes into one storage, so it is made of parts as well.
         some = [s for s in inputs if s is not None]
         return frozenset().union(*some) if some else None
-    if op in ("pad", "constant_pad_nd", "copy"):
-        return inputs[0] if inputs else None
-    if op in ("add", "mul", "minimum", "div"):
-        if any(s is None for s in inputs) or not inputs or any(n < 0 for n in numbers):
-            return None
-        return frozenset().union(*(s for s in inputs if s is not None))
-    return None
+    if op in COMBINES:
+        return _all_of(inputs) if all(n >= 0 for n in numbers) else None
+    if op == "where":
+        return _all_of(inputs[1:]) if len(inputs) > 1 and all(n >= 0 for n in numbers) else None
+    if op == "copy":  # (destination, source)
+        return inputs[-1]
+    return inputs[0] if _passes_on(node, numbers) else None
 
 
-def _clamps_at_zero(node: Node) -> bool:
-    low = node.scalars[0] if node.scalars else None
-    return node.op in ("clamp", "clip", "clamp_min", "hardtanh") and isinstance(low, int | float) and low >= 0
+def _all_of(inputs: list[frozenset[int] | None]) -> frozenset[int] | None:
+    known = [s for s in inputs if s is not None]
+    return frozenset().union(*known) if len(known) == len(inputs) else None
+
+
+def _numbers(node: Node) -> list[float]:
+    return [s for s in node.scalars if isinstance(s, int | float) and not isinstance(s, bool)]
+
+
+def _passes_on(node: Node, numbers: list[float]) -> bool:
+    """Whether the result cannot be negative if the first argument cannot."""
+    op = node.op
+    if op in ("hardtanh", "clamp", "clip", "clamp_max"):
+        high = next(iter(node.scalars[-1:]), None)
+        return len(node.inputs) == 1 and not (isinstance(high, int | float) and high < 0)
+    if op in ("pad", "constant_pad_nd", "masked_fill"):
+        return all(n >= 0 for n in numbers)
+    if op.startswith(RESAMPLE):
+        return "bicubic" not in op and not (op.startswith("grid_sampler") and numbers[:1] == [2])
+    # alpha_dropout drops to a negative value.
+    return op in REARRANGE | POOL | KEEPS_SIGN | DROP - {"alpha_dropout"} or op in ("pow", "clamp_min")
+
+
+def _bounded_below(node: Node) -> bool:
+    """A clamp, threshold or even power whose bounds make every result non-negative."""
+    first = next(iter(node.scalars), None)
+    if not isinstance(first, int | float):
+        return False
+    if node.op in ("clamp", "clip", "clamp_min", "hardtanh"):
+        high = node.scalars[1] if len(node.scalars) > 1 else None
+        return first >= 0 and (high is None or high >= 0)
+    if node.op == "threshold":  # (limit, value): x where x > limit, else value
+        return first >= 0 and node.scalars[1] >= 0
+    return node.op == "pow" and len(node.inputs) == 1 and first % 2 == 0
