@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -50,8 +50,18 @@ class Editor:
         self._graphs: dict[str, Graphs] = {}
 
     def module(self, path: str) -> nn.Module:
-        """The module at ``path`` as it is now."""
-        return self.model.get_submodule(path)
+        """The module at ``path`` as it is now.
+
+        Raises:
+            RewriteError: there is none.
+        """
+        try:
+            return self.model.get_submodule(path)
+        except AttributeError as error:
+            raise RewriteError(
+                f"the plan edits {path!r}, which {type(self.model).__name__} does not have",
+                expected="the model that the plan was made for", mend="plan this model anew",
+            ) from error  # fmt: skip
 
     def path_of(self, module: nn.Module) -> str:
         """The first path of ``module``."""
@@ -140,9 +150,27 @@ def _check_fits(model: nn.Module, plan: Plan) -> None:
                 f"the plan binarizes {decision.path!r}, which cannot be binarized: {why}",
                 expected="a layer that can be binarized", mend="plan this model anew",
             )  # fmt: skip
-    unknown = [e.rewrite for e in plan.edits if e.rewrite not in REWRITES]
-    if unknown:
+    _check_all_planned(model, plan, layers)
+    _check_edits(plan)
+
+
+def _check_all_planned(model: nn.Module, plan: Plan, layers: Mapping[str, nn.Module]) -> None:
+    planned = {d.path for d in plan.decisions}
+    extra = [path for path in layers if path not in planned]
+    if extra:
         raise PolicyError(
-            f"the plan holds rewrite {unknown[0]!r}", expected=nearest(unknown[0], REWRITES),
-            mend="use the version of irnet-convert that wrote the plan",
-        )  # fmt: skip
+            f"{type(model).__name__} has {len(extra)} layers that the plan does not know, {extra[0]!r} first",
+            expected=f"a model with the plan's {len(planned)} layers",
+            mend="use the model that the plan was made for, built with the same arguments, or plan anew",
+        )
+
+
+def _check_edits(plan: Plan) -> None:
+    for edit in plan.edits:
+        known = REWRITES.get(edit.rewrite)
+        if known is None or edit.form not in known.FORMS:
+            raise PolicyError(
+                f"the plan holds an edit of rewrite {edit.rewrite!r}, form {edit.form!r}",
+                expected=nearest(edit.rewrite, REWRITES) if known is None else nearest(edit.form, known.FORMS),
+                mend="use the version of irnet-convert that wrote the plan",
+            )

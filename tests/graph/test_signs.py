@@ -124,7 +124,8 @@ def test_a_claim_is_never_contradicted_by_a_value(steps: list[tuple[str, int, in
 @pytest.mark.parametrize(
     "then",
     ["max_pool", "avg_pool", "permute", "reshape", "chunk_first", "dropout", "double", "halved", "pad",
-     "plus_one", "mean", "flip", "clamp_max", "clamp_min_negative", "tanh", "gelu", "silu", "hardtanh", "bilinear"],
+     "plus_one", "mean", "flip", "clamp_max", "clamp_min_negative", "tanh", "gelu", "silu",
+     "hardtanh", "bilinear"],
 )  # fmt: skip
 def test_what_keeps_the_sign_passes_the_claim_on(source: str, then: str) -> None:
     assert claims_never_negative(Program([(source, 0, 0), (then, 1, 1)]))

@@ -1,7 +1,8 @@
 """Graph rewrites, in the order in which they are applied. A new one is one file and one row here.
 
-Each is a module with two functions: ``collect(survey, binary)`` looks and returns :class:`Findings`
-without changing anything; ``apply(editor, edit)`` performs one of the edits it found.
+Each is a module with two functions and a tuple: ``collect(survey, binary)`` looks and returns
+:class:`Findings` without changing anything; ``apply(editor, edit)`` performs one of the edits it found;
+``FORMS`` names the forms that its edits have.
 """
 
 from types import ModuleType

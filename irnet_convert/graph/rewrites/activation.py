@@ -26,7 +26,11 @@ from irnet_convert.graph.signs import is_relu, never_negative
 from irnet_convert.graph.survey import Survey
 from irnet_convert.graph.traced import UntraceableError
 
+FORMS = ("module", "call", "function")
+
 _NAME = "activation"
+
+_MODULES = (nn.ReLU, nn.ReLU6)
 
 #: Spellings of a functional ReLU in a traced graph → the operator that a recording shows.
 _FUNCTIONS: dict[Any, str] = {
@@ -74,7 +78,7 @@ def _needed(rec: Record, binary: Mapping[str, int]) -> list[Node]:
 
 
 def _is_relu_module(survey: Survey, path: str) -> bool:
-    return type(survey.model.get_submodule(path)) in (nn.ReLU, nn.ReLU6)
+    return type(survey.model.get_submodule(path)) in _MODULES
 
 
 def _whole_modules(survey: Survey, needed: list[list[Node]]) -> set[str]:
@@ -137,7 +141,10 @@ def _find(graph: fx.Graph, owner: nn.Module, edit: Edit, model: nn.Module) -> fx
 def apply(editor: Any, edit: Edit) -> None:
     """Perform one edit. ``editor`` is a graph.apply.Editor."""
     if edit.form == "module":
-        editor.replace(edit.owner, _hardtanh_for(editor.module(edit.owner)))
+        relu = editor.module(edit.owner)
+        if type(relu) not in _MODULES:
+            raise editor.lost(edit)
+        editor.replace(edit.owner, _hardtanh_for(relu))
         return
     owner = editor.module(edit.owner)
     for graph in editor.graphs(edit.owner).values():

@@ -24,6 +24,8 @@ from irnet_convert.graph.rewrites.common import Findings, nth_call
 from irnet_convert.graph.survey import Survey
 from irnet_convert.graph.traced import UntraceableError
 
+FORMS = ("function", "module")
+
 _NAME = "padding"
 _PADS = ("pad", "constant_pad_nd")
 _PAD_FUNCTIONS = (F.pad, torch.constant_pad_nd)

@@ -4,8 +4,9 @@ Forms:
     basic: a basic block y = act(bn2(conv2(act(bn1(conv1(x))))) + skip(x)) becomes
         h = act(bn1(conv1(x)) + skip(x)), y = act(bn2(conv2(h)) + h);
         skip is the block's own identity or downsample branch, and the outer skip is gone.
-    identity: elsewhere a binarized convolution that keeps its shape gains an identity around itself and
-        its norm: norm(conv(x)) + x.
+    identity: elsewhere a binarized convolution that keeps its shape gains an identity around itself:
+        conv(x) + x. With identity_norm around its norm too: norm(conv(x)) + x; with identity_norm_act
+        between a norm and the activation inside of it: act(norm(conv(x)) + x).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from irnet_convert.graph.record import Node, Record
 from irnet_convert.graph.rewrites.common import Findings, calls_of, node_args, nth_call, sole_user
 from irnet_convert.graph.survey import Survey
 from irnet_convert.graph.traced import UntraceableError, insert_input
+
+FORMS = ("basic", "identity", "identity_norm", "identity_norm_act")
 
 _NAME = "shortcut"
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
