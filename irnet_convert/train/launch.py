@@ -13,6 +13,7 @@ from irnet_convert.errors import LaunchError, RecipeError
 
 # What the recipe's precision means to Accelerate; fp64 is plain arithmetic on a float64 model.
 MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
+_ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 
 
 def on_cpu() -> bool:
@@ -39,10 +40,12 @@ def make_accelerator(
         run_dir: where trackers write.
 
     Raises:
-        LaunchError: the processes that run are not those that were asked for.
+        LaunchError: the launcher was asked for what this run is not: other processes, sharding, another
+            precision or accumulation.
         RecipeError: the precision does not exist on this device.
     """
     _refuse_half_launched()
+    _refuse_other_wishes(precision, accumulation)
     cpu = on_cpu()
     if cpu and precision == "fp16":
         raise RecipeError(
@@ -102,7 +105,29 @@ def _refuse_half_launched() -> None:
         )
 
 
-def _command(processes: int) -> str:
+def _refuse_other_wishes(precision: str, accumulation: int) -> None:
+    """Refuse what ``accelerate launch`` was told to do and this run would not do, or would do unasked."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
+            raise LaunchError(
+                f"accelerate launch was asked for {name}",
+                expected="the same whole network in every process (DDP)",
+                mend=_command("N"),
+            )
+    for option, key, variable, own in (
+        ("--mixed_precision", "precision", "ACCELERATE_MIXED_PRECISION", MIXED[precision]),
+        ("--gradient_accumulation_steps", "grad_accumulation", _ACCUMULATION, str(accumulation)),
+    ):
+        asked = os.environ.get(variable, own)
+        if asked not in (own, "no"):
+            raise LaunchError(
+                f"accelerate launch was given {option} {asked}, and the recipe says {own}",
+                expected="one place that says it: the recipe",
+                mend=f"leave {option} out, and set {key}=VALUE after the recipe",
+            )
+
+
+def _command(processes: int | str) -> str:
     return (
         f"start it with: accelerate launch --multi_gpu --num_processes {processes} "
         "-m irnet_convert.train RECIPE (--multi_gpu also where there is no GPU: Accelerate's --cpu "

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from irnet_convert.errors import LaunchError
 from irnet_convert.train import finetune
 from irnet_convert.train.__main__ import main
-from irnet_convert.train.launch import _refuse_half_launched, check_world
+from irnet_convert.train.launch import _refuse_half_launched, check_world, make_accelerator
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 TRAIN = ["-m", "irnet_convert.train"]
@@ -144,6 +144,22 @@ def test_a_world_size_without_a_launcher_is_an_error(monkeypatch: pytest.MonkeyP
         _refuse_half_launched()
     monkeypatch.setenv("RANK", "1")
     _refuse_half_launched()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "asked for FSDP"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "--mixed_precision bf16, and the recipe says no"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "3", "--gradient_accumulation_steps 3, and the recipe"),
+    ],
+)
+def test_what_the_launcher_was_told_and_the_run_would_not_do_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match=message):
+        make_accelerator(precision="fp32", accumulation=1)
 
 
 def test_the_command_line_teaches_and_prints_errors_as_text(

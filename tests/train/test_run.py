@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import set_seed
 from conftest import RESNET, TEACHER, TINY
 from safetensors.torch import load_file
 
 from irnet_convert.convert import plan_of
+from irnet_convert.data import make_loaders
 from irnet_convert.errors import (
     CheckpointError,
     DataError,
@@ -27,6 +29,7 @@ from irnet_convert.networks import create_model
 from irnet_convert.recipe import Recipe
 from irnet_convert.train import evaluate_run, finetune, load
 from irnet_convert.train import loop as loop_module
+from irnet_convert.train.run import build_networks
 
 
 def log_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -67,6 +70,31 @@ def test_a_run_leaves_everything_and_loads_as_it_was_trained(tiny) -> None:
     assert all(torch.equal(saved[key], value) for key, value in model.state_dict().items())
     assert evaluate_run(result.run_dir) == result.metrics["after"]
     assert evaluate_run(result.run_dir, ["data.eval_limit=5"])["count"] == 5
+
+
+def test_the_first_loss_is_that_of_both_networks_on_the_first_batch(tiny) -> None:
+    recipe = tiny(
+        model=RESNET,
+        data={**TINY["data"], "train_limit": 8},
+        transforms={"input_size": [3, 16, 16]},
+        epochs=1,
+        precision="fp64",
+        **TEACHER,
+    )
+    first = log_of(finetune(recipe).run_dir)[1]
+    loaders = make_loaders(recipe, processes=1, process_index=0)
+    set_seed(recipe.seed)
+    student, teacher = build_networks(recipe)
+    images, labels = next(iter(loaders.train))
+    with torch.no_grad():  # the student with its batch's statistics, the teacher with its own
+        ours = student.double().train()(images.double())
+        theirs = teacher.double().eval()(images.double())
+    p, q = (theirs / 2).softmax(1), (ours / 2).softmax(1)
+    divergence = float(4 * (p * (p / q).log()).sum(1).mean())
+    task = float(-ours.log_softmax(1)[torch.arange(8), labels].mean())
+    assert first["distill_loss"] == pytest.approx(divergence, rel=1e-9)
+    assert first["task_loss"] == pytest.approx(task, rel=1e-9)
+    assert first["loss"] == pytest.approx(divergence + 0.5 * task, rel=1e-9)
 
 
 def test_a_student_with_weights_is_judged_before_and_learns_from_its_teacher(tiny, tmp_path: Path) -> None:
