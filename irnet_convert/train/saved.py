@@ -80,14 +80,14 @@ def evaluate_run(run_dir: str | Path, overrides: Iterable[str] = ()) -> dict[str
         CheckpointError: see :func:`load`.
         RecipeError: an override is malformed.
         DataError: the data is not what the recipe says.
-        LaunchError: the processes are not those that were asked for.
+        LaunchError: the launcher was asked for what does not run.
     """
     recipe = read_recipe(Path(run_dir))
     recipe = Recipe.from_dict(
         apply_overrides(recipe.to_dict(), overrides), source=f"{run_dir} with overrides"
     )
     model = load(run_dir)
-    accelerator = make_accelerator(precision=recipe.precision, processes=recipe.processes)
+    accelerator = make_accelerator(precision=recipe.precision)  # any number of processes counts the same
     loader, _ = make_eval_loader(
         recipe, processes=accelerator.num_processes, process_index=accelerator.process_index
     )

@@ -69,7 +69,7 @@ def test_a_run_leaves_everything_and_loads_as_it_was_trained(tiny) -> None:
     assert saved.keys() == create_model(recipe.model).state_dict().keys()
     assert all(torch.equal(saved[key], value) for key, value in model.state_dict().items())
     assert evaluate_run(result.run_dir) == result.metrics["after"]
-    assert evaluate_run(result.run_dir, ["data.eval_limit=5"])["count"] == 5
+    assert evaluate_run(result.run_dir, ["data.eval_limit=5", "processes=2"])["count"] == 5
 
 
 def test_the_first_loss_is_that_of_both_networks_on_the_first_batch(tiny) -> None:
