@@ -1,7 +1,7 @@
 """Networks by name: the paper's CIFAR networks, registered as timm models, and a recipe's model block."""
 
 from irnet_convert.networks.cifar import CifarResNet, CifarResNet18, VggSmall
-from irnet_convert.networks.create import create_model, load_checkpoint, model_spec_of, read_safetensors
+from irnet_convert.networks.create import create_model, model_spec_of
 from irnet_convert.networks.parts import BasicBlock, PadShortcut
 
 __all__ = [
@@ -11,7 +11,5 @@ __all__ = [
     "PadShortcut",
     "VggSmall",
     "create_model",
-    "load_checkpoint",
     "model_spec_of",
-    "read_safetensors",
 ]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import timm
 import torchvision
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from irnet_convert.errors import CheckpointError, ModelError, UnknownNameError, nearest
+from irnet_convert.errors import ModelError, UnknownNameError, nearest
 from irnet_convert.networks import cifar  # noqa: F401  its import registers the CIFAR networks with timm
 from irnet_convert.recipe.inputs import ModelSpec
+from irnet_convert.weights import load_strictly, read_safetensors
 
 # These choose weights, which is what `pretrained` and `checkpoint` are for; some would read pickles.
 _RESERVED = frozenset(
@@ -74,7 +72,12 @@ def create_model(spec: ModelSpec | str) -> nn.Module:
     make = _timm if library == "timm" else _torchvision
     model = make(name, spec.pretrained, dict(spec.kwargs))
     if spec.checkpoint is not None:
-        load_checkpoint(model, spec.checkpoint, what=spec.name)
+        load_strictly(
+            model,
+            read_safetensors(spec.checkpoint),
+            source=f"the checkpoint {spec.checkpoint}",
+            mend=f"check {spec.name} and its kwargs (num_classes, head_bn, ...) against the file",
+        )
     return model
 
 
@@ -125,66 +128,3 @@ def _unknown(name: str, known: list[str]) -> UnknownNameError:
         expected=f"one of the {len(known)} models of {library}",
         mend=nearest(name, known),
     )
-
-
-def load_checkpoint(model: nn.Module, path: str | Path, *, what: str) -> None:
-    """Load a ``.safetensors`` file strictly; the model is untouched unless every key and shape fits.
-
-    Args:
-        model: receives the tensors, converted to its own dtypes.
-        path: the file.
-        what: what to call the model in an error.
-
-    Raises:
-        CheckpointError: missing, not safetensors, damaged, or for another network: then with the
-            missing and unexpected keys and the shapes that differ.
-    """
-    given = read_safetensors(path)
-    wanted = model.state_dict()
-    problems = [
-        _some("missing keys", sorted(wanted.keys() - given.keys())),
-        _some("unexpected keys", sorted(given.keys() - wanted.keys())),
-        _some(
-            "other shapes",
-            [
-                f"{key} {tuple(given[key].shape)}, not {tuple(tensor.shape)}"
-                for key, tensor in wanted.items()
-                if key in given and given[key].shape != tensor.shape
-            ],
-        ),
-    ]
-    if any(problems):
-        raise CheckpointError(
-            f"the checkpoint {path} is not one of {what}: {'; '.join(filter(None, problems))}",
-            expected=f"exactly the {len(wanted)} tensors of {what}",
-            mend="check the model's name and kwargs (num_classes, head_bn, ...) against the file",
-        )
-    model.load_state_dict(given)
-
-
-def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a ``.safetensors`` file, on the CPU.
-
-    Raises:
-        CheckpointError: it is missing, not safetensors or damaged.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(
-            f"the checkpoint {path} does not exist",
-            expected="a .safetensors file",
-            mend="correct model.checkpoint, or make it: runs/NAME/model.safetensors comes from training NAME",
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read as safetensors: {error}",
-            expected="a whole .safetensors file; pickled .pt and .pth files are not read",
-            mend="load a pickled one yourself and save it with safetensors.torch.save_file",
-        ) from error
-
-
-def _some(what: str, names: list[str], most: int = 8) -> str:
-    """``"missing keys: a, b and 3 more"``, or nothing for no names."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{what}: {', '.join(names[:most])}{more}" if names else ""

@@ -20,9 +20,9 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
-from irnet_convert.errors import CheckpointError, nearest
+from irnet_convert.errors import CheckpointError
 from irnet_convert.train.trees import own_copy
 
 FORMAT = 1
@@ -174,33 +174,6 @@ def set_aside_after(folder: Path, step: int) -> None:
             path.rename(aside)
 
 
-def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Load weights that must fit key by key and shape by shape; the model is untouched if they do not.
-
-    Raises:
-        CheckpointError: naming the keys that differ.
-    """
-    own = model.state_dict()
-    shapes = {key: tuple(value.shape) for key, value in own.items()}
-    missing = [key for key in shapes if key not in tensors]
-    unknown = [key for key in tensors if key not in shapes]
-    other = [
-        f"{key} {tuple(tensors[key].shape)}, not {shape}"
-        for key, shape in shapes.items()
-        if key in tensors and tuple(tensors[key].shape) != shape
-    ]
-    kinds = (("without", missing), ("with the unknown", unknown), ("with other shapes:", other))
-    problems = [f"{what} {_few(keys)}" for what, keys in kinds if keys]
-    if problems:
-        hint = f"; {nearest(unknown[0], shapes)}" if unknown and not missing else ""
-        raise CheckpointError(
-            f"{source} is for another model: {'; '.join(problems)}",
-            expected=f"the {len(shapes)} tensors of this {type(model).__name__}",
-            mend=f"use the recipe that it was saved with{hint}",
-        )
-    model.load_state_dict(dict(tensors))
-
-
 def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file's bytes; tensors that share memory are written once each."""
     return safetensors.torch.save({key: own_copy(value) for key, value in tensors.items()}, {"format": "pt"})
@@ -241,10 +214,6 @@ def _json(data: Any) -> bytes:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _few(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _last_good(folder: Path) -> str:

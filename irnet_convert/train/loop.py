@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,8 @@ class Trainer:
             desc=f"epoch {self.position.epoch + 1}/{self.recipe.epochs}",
             unit="step",
             leave=False,
+            # A log file keeps every refresh of the bar.
+            mininterval=0.1 if sys.stderr.isatty() else 10,
         )
         with bar:
             while self.position.step < self.loaders.steps_per_epoch:

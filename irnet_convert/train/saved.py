@@ -14,13 +14,12 @@ from irnet_convert.errors import CheckpointError
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.replay import replay
 from irnet_convert.networks import create_model
-from irnet_convert.networks.create import read_safetensors
 from irnet_convert.recipe import Recipe
 from irnet_convert.recipe.overrides import apply_overrides
-from irnet_convert.train.checkpoint import load_strictly
 from irnet_convert.train.evaluate import evaluate
 from irnet_convert.train.launch import make_accelerator
 from irnet_convert.train.rundir import PLAN, WEIGHTS, read_recipe
+from irnet_convert.weights import load_strictly, read_safetensors
 
 
 def load(run_dir: str | Path) -> nn.Module:

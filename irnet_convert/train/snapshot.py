@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from irnet_convert.errors import CheckpointError
-from irnet_convert.train.checkpoint import Checkpoint, load_strictly
+from irnet_convert.train.checkpoint import Checkpoint
 from irnet_convert.train.rng import restore_rng
 from irnet_convert.train.trees import flatten, unflatten
+from irnet_convert.weights import load_strictly
 
 if TYPE_CHECKING:
     from irnet_convert.train.loop import Trainer

@@ -18,12 +18,12 @@ from irnet_convert.train.checkpoint import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
-    load_strictly,
     newest_whole,
     save_checkpoint,
     set_aside_after,
     write_whole,
 )
+from irnet_convert.weights import load_strictly
 
 
 def some(number: float = 1.0) -> Checkpoint:
@@ -139,8 +139,8 @@ def test_weights_of_another_model_are_refused_by_key_and_change_nothing() -> Non
     model = nn.Linear(2, 3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for tensors, message in (
-        ({"weight": torch.zeros(3, 2)}, "without bias"),
-        ({**before, "extra": torch.zeros(1)}, "unknown extra"),
+        ({"weight": torch.zeros(3, 2)}, "missing keys: bias"),
+        ({**before, "extra": torch.zeros(1)}, "unexpected keys: extra"),
         ({**before, "weight": torch.zeros(3, 4)}, r"weight \(3, 4\), not \(3, 2\)"),
     ):
         with pytest.raises(CheckpointError, match=message):
