@@ -148,7 +148,7 @@ def test_a_checkpoint_loads_strictly_or_not_at_all(tmp_path: Path):
     other = ModelSpec(name="timm/cifar_resnet20", kwargs={"num_classes": 7, "head_bn": True}, checkpoint=path)
     with pytest.raises(CheckpointError) as caught:
         create_model(other)
-    assert "missing keys: head_bn.bias" in caught.value.given
+    assert "missing keys: head_bn.weight" in caught.value.given
     assert "linear.weight (10, 64), not (7, 64)" in caught.value.given
 
     with pytest.raises(CheckpointError, match=r"unexpected keys: layer1\.2\.bn1"):

@@ -31,6 +31,9 @@ Graphs = dict[bool, fx.Graph]
 class _OwnerTracer(fx.Tracer):
     """Traces one forward with every child a leaf and arguments that no caller gives left at their default."""
 
+    # Else a buffer's update (a batch norm's count) would happen now, once, and never again.
+    proxy_buffer_attributes = True
+
     def __init__(self, passed: set[str]) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()), param_shapes_constant=True)
         self.passed = passed
@@ -72,17 +75,21 @@ def trace(owner: nn.Module, passed: set[str]) -> Graphs:
         raise UntraceableError("its forward was replaced before")
     if isinstance(owner, torch.jit.ScriptModule):
         raise UntraceableError("it is a TorchScript module")
-    before, graphs = owner.training, {}
+    before, graphs = dict(vars(owner)), {}
     try:
-        for mode in (False, True):
-            owner.training = mode
-            graphs[mode] = _OwnerTracer(passed).trace(owner)
+        with torch.random.fork_rng():
+            for mode in (False, True):
+                owner.training = mode
+                graphs[mode] = _OwnerTracer(passed).trace(owner)
+                if vars(owner) != {**before, "training": mode}:
+                    raise UntraceableError("it sets attributes of the module")
     except UntraceableError:
         raise
     except Exception as error:  # fx and the traced forward raise anything at all
         raise UntraceableError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     finally:
-        owner.training = before
+        vars(owner).clear()
+        vars(owner).update(before)
     return graphs
 
 
@@ -117,9 +124,10 @@ class GraphForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph of the owner's current mode."""
         function = self.functions[self.owner.training]
-        if kwargs or len(args) != len(self.inputs):
-            args, kwargs = self._bind(args, kwargs), {}
-        return function(self.owner, *args)
+        rest = self.inputs[len(args) :]
+        if len(args) + len(kwargs) == len(self.inputs) and all(name in kwargs for name in rest):
+            return function(self.owner, *args, *[kwargs[name] for name in rest])
+        return function(self.owner, *self._bind(args, kwargs))
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         extra = {
