@@ -1,0 +1,37 @@
+"""Every recipe that ships runs: loaded, planned, two steps on synthetic images, evaluated, read back."""
+
+import json
+
+import pytest
+import torch
+
+from irnet_convert import finetune, is_binarized, load
+from irnet_convert.recipe import Recipe, bundled_recipes
+
+BATCH = 4
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_two_steps(name, tmp_path):
+    overrides = [
+        "data.name=builtin/synthetic", "data.workers=0", f"data.train_limit={2 * BATCH}", "data.eval_limit=6",
+        "model.checkpoint=null", "expect=null", f"batch_size={BATCH}", "eval_batch_size=4", "epochs=1",
+        f"output={tmp_path / 'run'}",
+    ]  # fmt: skip
+    size = Recipe.load(name).transforms.input_size
+    if size[-1] > 64:
+        overrides.append("transforms.input_size=[3, 64, 64]")
+    recipe = Recipe.load(name, overrides)
+    result = finetune(recipe)
+    assert result.steps == 2
+    assert result.metrics["after"]["count"] == 6
+
+    network = load(result.run_dir)
+    assert is_binarized(network) == (recipe.policy is not None)
+    assert not network.training
+    if recipe.policy is not None:
+        plan = json.loads((result.run_dir / "plan.json").read_text())
+        kept = {d["path"] for d in plan["decisions"] if d["action"] == "keep"}
+        roles = {d["path"] for d in plan["decisions"] if d["positions"] or d["roles"]}
+        assert kept == roles, "only first, last and downsample layers stay real in the paper's networks"
+    assert all(torch.isfinite(p).all() for p in network.parameters())
