@@ -24,6 +24,31 @@ _FEW_BOXES = {
 }  # fmt: skip
 
 
+#: Four of the networks have a hundred million weights. What is tested here does not depend on their width.
+_NARROW = {"embed_dim": 192, "num_heads": 3}
+
+
+def _narrow_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(
+        image_size=64, patch_size=16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768
+    )
+
+
+def _narrow_vgg() -> nn.Module:
+    with torch.device("meta"):
+        features = torchvision.models.vgg11(init_weights=False).features
+    model = torchvision.models.VGG(features.to_empty(device="cpu"), init_weights=False, num_classes=10)
+    model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 64), nn.Linear(64, 64)
+    model.classifier[6] = nn.Linear(64, 10)
+    for module in features:
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    return model
+
+
+_SMALLER: dict[str, Callable[[], nn.Module]] = {"vit_b_16": _narrow_vit, "vgg11": _narrow_vgg}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelCase:
     """One network: ``size`` is the side of the images, ``other`` another one if it takes any."""
@@ -50,6 +75,8 @@ class ModelCase:
             warnings.simplefilter("ignore")
             if self.library == "timm":
                 model = timm.create_model(self.name, **self.kwargs)
+            elif self.name in _SMALLER:
+                model = _SMALLER[self.name]()
             else:
                 model = torchvision.models.get_model(self.name, **self.kwargs)
         _wake(model)
@@ -65,17 +92,18 @@ class ModelCase:
         return (list(images), [target] * batch) if training else (list(images),)
 
     def example_input(self) -> Any:
-        return None if self.example is None else torch.randn(self.example)
+        return None if self.example is None else torch.ones(self.example)
 
 
 def _wake(model: nn.Module) -> None:
     """Give what is initialised to zero, or next to it, values that let signal and gradient through."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.abs().max() < 1e-4:
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(0.2 * noise + (0.5 if parameter.dim() == 1 else 0.0))
+                centre = 0.5 if parameter.dim() == 1 and "bias" not in name else 0.0
+                parameter.copy_(0.2 * noise + centre)
 
 
 _DROP = {"drop_rate": 0.2, "drop_path_rate": 0.2}
@@ -83,7 +111,7 @@ _TIMM = (
     ModelCase(library="timm", name="resnet18", kwargs=_DROP),
     ModelCase(library="timm", name="resnet50", kwargs=_DROP),
     ModelCase(library="timm", name="resnet18d", kwargs=_DROP),
-    ModelCase(library="timm", name="vgg11_bn", kwargs={"drop_rate": 0.2}),
+    ModelCase(library="timm", name="vgg11_bn", kwargs={"drop_rate": 0.2, "mlp_ratio": 1 / 16}),
     ModelCase(library="timm", name="mobilenetv3_small_100", kwargs=_DROP),
     ModelCase(library="timm", name="efficientnet_b0", kwargs=_DROP),
     ModelCase(library="timm", name="tf_efficientnet_b0", kwargs=_DROP, size=65),
@@ -102,7 +130,9 @@ _TIMM = (
     ModelCase(
         library="timm", name="coat_tiny", kwargs={**_DROP, "img_size": 64}, other=None, example=(1, 3, 64, 64)
     ),
-    ModelCase(library="timm", name="beit_base_patch16_224", kwargs={**_DROP, "img_size": 64}, other=None),
+    ModelCase(
+        library="timm", name="beit_base_patch16_224", kwargs={**_DROP, **_NARROW, "img_size": 64}, other=None
+    ),
 )
 _TORCHVISION = (
     ModelCase(library="torchvision", name="resnet18"),
@@ -111,7 +141,7 @@ _TORCHVISION = (
     ModelCase(library="torchvision", name="mobilenet_v2"),
     ModelCase(library="torchvision", name="squeezenet1_1"),
     ModelCase(library="torchvision", name="swin_t"),
-    ModelCase(library="torchvision", name="vit_b_16", kwargs={"image_size": 64}, other=None),
+    ModelCase(library="torchvision", name="vit_b_16", other=None),
     ModelCase(library="torchvision", name="densenet121"),
     ModelCase(
         library="torchvision", name="fasterrcnn_resnet50_fpn_v2",

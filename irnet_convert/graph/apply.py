@@ -171,6 +171,8 @@ def _check_edits(plan: Plan) -> None:
         if known is None or edit.form not in known.FORMS:
             raise PolicyError(
                 f"the plan holds an edit of rewrite {edit.rewrite!r}, form {edit.form!r}",
-                expected=nearest(edit.rewrite, REWRITES) if known is None else nearest(edit.form, known.FORMS),
+                expected=nearest(edit.rewrite, REWRITES)
+                if known is None
+                else nearest(edit.form, known.FORMS),
                 mend="use the version of irnet-convert that wrote the plan",
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 from irnet_convert.errors import RecordError, RewriteError
-from irnet_convert.graph.example import example_of
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.record import Record, record
 from irnet_convert.graph.signs import never_negative
@@ -32,25 +31,33 @@ def distrust_wrong_traces(survey: Survey, owners: list[str]) -> bool:
 
 
 def _wrong(survey: Survey, owners: list[str]) -> list[str]:
-    """Those of ``owners`` inside which a run with their graphs differs from the recorded one.
+    """Those of ``owners`` inside which a run with their graphs differs from the recorded one, in either mode.
 
     If a graph breaks the run, the owners are halved until the broken ones are alone.
     """
-    traced = _run_with_graphs(survey, owners)
-    if traced is not None:
-        return [o for o in owners if _inside(survey.records[0], o) != _inside(traced, o)]
-    if len(owners) == 1:
-        return owners
-    middle = len(owners) // 2
-    return [*_wrong(survey, owners[:middle]), *_wrong(survey, owners[middle:])]
+    wrong: set[str] = set()
+    for before in (survey.records[0], survey.in_training):
+        after = _run_with_graphs(survey, owners, before.training) if before is not None else None
+        if before is not None and after is None:
+            return (
+                owners if len(owners) == 1 else [o for half in _halves(owners) for o in _wrong(survey, half)]
+            )
+        if before is not None and after is not None:
+            wrong |= {o for o in owners if _inside(before, o) != _inside(after, o)}
+    return [o for o in owners if o in wrong]
 
 
-def _run_with_graphs(survey: Survey, owners: list[str]) -> Record | None:
+def _halves(items: list[str]) -> tuple[list[str], list[str]]:
+    middle = len(items) // 2
+    return items[:middle], items[middle:]
+
+
+def _run_with_graphs(survey: Survey, owners: list[str], training: bool) -> Record | None:
     modules = [survey.model.get_submodule(owner) for owner in owners]
     try:
         for owner, module in zip(owners, modules, strict=True):
             install(module, survey.graphs(owner))
-        return record(survey.model, survey.example)
+        return record(survey.model, survey.example_for(training), training=training)
     except (RecordError, UntraceableError):
         return None
     finally:
@@ -76,10 +83,7 @@ def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:
     """
     called: set[str] = set()
     for before in survey.records:
-        example = survey.example
-        if before.training:
-            example = example_of(model, survey.given, training=True)
-        after = record(model, example, training=before.training)
+        after = record(model, survey.example_for(before.training), training=before.training)
         called |= set(after.calls)
         signs = never_negative(after)
         for d in plan.binarized:

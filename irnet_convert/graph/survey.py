@@ -42,6 +42,19 @@ class Survey:
         """The first recording in which ``layer`` was called."""
         return next((r for r in self.records if layer in r.calls), None)
 
+    def example_for(self, training: bool) -> Example:
+        """The input of a recording in that mode."""
+        return example_of(self.model, self.given, training=True) if training else self.example
+
+    @cached_property
+    def in_training(self) -> Record | None:
+        """A recording in training mode, or None if the model does not run so on its example."""
+        known = next((r for r in self.records if r.training), None)
+        try:
+            return known or record(self.model, self.example_for(True), training=True)
+        except RecordError:  # batch statistics of a single value, for one
+            return None
+
     @cached_property
     def infos(self) -> dict[str, LayerInfo]:
         """What rules may ask, for every layer."""

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from timm.models._features_fx import get_notrace_functions
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.fx.proxy import ParameterProxy
 
 from irnet_convert.errors import RewriteError
 
@@ -28,11 +29,16 @@ class UntraceableError(Exception):
 Graphs = dict[bool, fx.Graph]
 
 
+class _BufferProxy(ParameterProxy):
+    """A buffer's node, whose shape is known. (The base class takes parameters alone.)"""
+
+    def __init__(self, tracer: fx.Tracer, node: fx.Node, name: str, buffer: Tensor) -> None:
+        fx.Proxy.__init__(self, node, tracer)
+        self.param, self.name = buffer, name  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class _OwnerTracer(fx.Tracer):
     """Traces one forward with every child a leaf and arguments that no caller gives left at their default."""
-
-    # Else a buffer's update (a batch norm's count) would happen now, once, and never again.
-    proxy_buffer_attributes = True
 
     def __init__(self, passed: set[str]) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()), param_shapes_constant=True)
@@ -40,6 +46,21 @@ class _OwnerTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Buffers become nodes as parameters do.
+
+        Else an update of one (a batch norm's count) would happen while tracing, once, and never again.
+        """
+        if not isinstance(attr_val, Tensor) or isinstance(attr_val, nn.Parameter):
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        name = next((n for n, b in self.root.named_buffers() if b is attr_val), None)
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            node = self.create_node("get_attr", name, (), {})
+            parameter_proxy_cache[name] = _BufferProxy(self, node, name, attr_val)
+        return parameter_proxy_cache[name]
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -81,8 +102,7 @@ def trace(owner: nn.Module, passed: set[str]) -> Graphs:
             for mode in (False, True):
                 owner.training = mode
                 graphs[mode] = _OwnerTracer(passed).trace(owner)
-                if vars(owner) != {**before, "training": mode}:
-                    raise UntraceableError("it sets attributes of the module")
+                _check_same_attributes(owner, {**before, "training": mode})
     except UntraceableError:
         raise
     except Exception as error:  # fx and the traced forward raise anything at all
@@ -91,6 +111,14 @@ def trace(owner: nn.Module, passed: set[str]) -> Graphs:
         vars(owner).clear()
         vars(owner).update(before)
     return graphs
+
+
+def _check_same_attributes(owner: nn.Module, before: dict[str, Any]) -> None:
+    """Refuse a forward that keeps something on its module: it would happen while tracing, with proxies."""
+    now = vars(owner)
+    changed = [k for k in now.keys() | before.keys() if k not in now or now[k] is not before.get(k)]
+    if changed:
+        raise UntraceableError(f"it sets the attribute {min(changed)}")
 
 
 class GraphForward:
@@ -138,7 +166,7 @@ class GraphForward:
         given = {**bound.arguments, **extra}
         for name, parameter in list(self.signature.parameters.items())[1:]:
             fixed = name not in self.inputs and parameter.default is not parameter.empty
-            if fixed and given[name] is not parameter.default and given[name] != parameter.default:
+            if fixed and not _is_default(given[name], parameter.default):
                 raise RewriteError(
                     f"{type(self.owner).__name__}.forward was called with {name}={given[name]!r}",
                     expected=f"{name}={parameter.default!r}, as in the run that the conversion recorded",
@@ -154,6 +182,13 @@ class GraphForward:
         self.__dict__.update(state)
         self.names = {m: {k: _Module.real(v) for k, v in s.items()} for m, s in state["names"].items()}
         self._compile()
+
+
+def _is_default(given: Any, default: Any) -> bool:
+    """Whether the graph holds for ``given`` too. Tensors are never compared: that would wait for a device."""
+    if given is default:
+        return True
+    return not isinstance(given, Tensor) and not isinstance(default, Tensor) and bool(given == default)
 
 
 @dataclass(frozen=True)
