@@ -1,0 +1,207 @@
+"""The mode under which a model is run to be recorded: it sees operators undecomposed, and who calls whom."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from irnet_convert.graph.example import Example
+from irnet_convert.graph.nodes import TARGETS, Frame, Node, Record
+
+#: Operators that take only the shape or the type of their second argument.
+_LIKE_SECOND = ("view_as", "reshape_as", "expand_as", "type_as")
+
+#: Operators whose result takes only the shape of its tensor arguments, not their values.
+_SHAPE_ONLY = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+
+
+class _OpenCall:
+    """A module call in progress."""
+
+    def __init__(self, path: str, ordinal: int) -> None:
+        self.frame = Frame(path=path, ordinal=ordinal)
+        self.counts: dict[str, int] = defaultdict(int)
+
+    def count(self, key: str) -> int:
+        self.counts[key] += 1
+        return self.counts[key] - 1
+
+
+class Recorder(TorchDispatchMode):
+    """Fills :attr:`record` while it is entered and ``nn.Module.__call__`` is wrapped by :meth:`wrap`."""
+
+    def __init__(self, model: nn.Module, training: bool) -> None:
+        super().__init__()
+        self.record = Record(training=training)
+        self.path_of: dict[nn.Module, str] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            first = self.path_of.setdefault(module, path)
+            self.record.paths[first] = (*self.record.paths.get(first, ()), path)
+        self.names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
+        self.stack: list[_OpenCall] = []
+        self.inside_layer = False
+        self.values: dict[int, int] = {}  # id(tensor) -> its current value
+        self.alive: list[Tensor] = []  # ids are only unique among living tensors
+        self.writer: dict[int, tuple[int, int]] = {}  # storage -> (value, id) of the last write into it
+        self.next_value = 0
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def new_value(self, tensor: Tensor) -> int:
+        """Number what ``tensor`` holds from now on."""
+        if id(tensor) not in self.values:
+            self.alive.append(tensor)
+        value = self.next_value
+        self.next_value += 1
+        self.values[id(tensor)] = value
+        self.record.shapes[value] = tuple(tensor.shape)
+        return value
+
+    def value_of(self, tensor: Tensor) -> int:
+        """The value that ``tensor`` holds now."""
+        value = self.values.get(id(tensor))
+        if value is None:
+            value = self.new_value(tensor)
+            name = self.names.get(id(tensor))
+            if name is not None:
+                self.record.params[value] = name
+        if self.writer:
+            written = self.writer.get(_storage(tensor))
+            if written is not None and written[1] != id(tensor) and written[0] > value:
+                # Somebody wrote into this storage through another view: the tensor now holds both.
+                value = self.add_node("alias", (value, written[0]), (tensor,))
+        return value
+
+    def add_node(
+        self,
+        op: str,
+        inputs: tuple[int, ...],
+        outputs: tuple[Tensor, ...],
+        scalars: tuple[Any, ...] = (),
+        layer: str | None = None,
+    ) -> int:
+        """Note one operator or layer call; the first value that it made is returned."""
+        made = tuple(self.new_value(t) for t in outputs)
+        caller = self.stack[-1]
+        self.record.nodes.append(
+            Node(
+                index=len(self.record.nodes), op=op, layer=layer,
+                frames=tuple(call.frame for call in self.stack), ordinal=caller.count(f"op {layer or op}"),
+                inputs=inputs, outputs=made, scalars=scalars,
+            )
+        )  # fmt: skip
+        return made[0] if made else -1
+
+    def note_inputs(self, example: Example) -> None:
+        """The arguments of the run are the model's input."""
+        for tensor in _tensors((example.args, example.kwargs)):
+            self.record.inputs.add(self.new_value(tensor))
+
+    def note_outputs(self, output: Any) -> None:
+        """What the run returned is the model's output."""
+        for tensor in _tensors(_as_tree(output)):
+            if id(tensor) in self.values:
+                self.record.outputs.add(self.values[id(tensor)])
+
+    # -- operators ------------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.inside_layer or not self.stack:
+            return func(*args, **kwargs)
+        op = func._schema.name.split("::")[-1]
+        read = tuple(_tensors((args, kwargs)))[: 1 if op in _LIKE_SECOND else None]
+        inputs = () if op.startswith(_SHAPE_ONLY) else tuple(self.value_of(t) for t in read)
+        result = func(*args, **kwargs)
+        outputs = tuple(_tensors(result))
+        scalars = _scalars(func._schema, args, kwargs)
+        in_place = {id(t) for t in read} & {id(t) for t in outputs}
+        value = self.add_node(op.removesuffix("_") if in_place else op, inputs, outputs, scalars)
+        for tensor in outputs:
+            if id(tensor) in in_place:
+                self.writer[_storage(tensor)] = (value, id(tensor))
+        return result
+
+    # -- modules --------------------------------------------------------------------------------
+
+    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """``nn.Module.__call__``, noting who calls whom."""
+
+        def wrapped(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            path = self.path_of.get(module)
+            if path is None or self.inside_layer:
+                return call(module, *args, **kwargs)
+            self.record.passed[path].update(_names_given(module, args, kwargs))
+            if isinstance(module, TARGETS) and self.stack:
+                return self.layer_call(path, call, module, args, kwargs)
+            ordinal = self.stack[-1].count(f"call {path}") if self.stack else 0
+            self.stack.append(_OpenCall(path, ordinal))
+            try:
+                if isinstance(module, TARGETS):  # the model itself is one layer
+                    return self.layer_call(path, call, module, args, kwargs)
+                return call(module, *args, **kwargs)
+            finally:
+                self.stack.pop()
+
+        return wrapped
+
+    def layer_call(
+        self, path: str, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any
+    ) -> Any:
+        """Run a layer unseen and note it as one node."""
+        inputs = tuple(self.value_of(t) for t in _tensors((args, kwargs)))
+        self.inside_layer = True
+        try:
+            result = call(module, *args, **kwargs)
+        finally:
+            self.inside_layer = False
+        self.add_node("layer", inputs, tuple(_tensors(result)), layer=path)
+        return result
+
+
+def _scalars(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Every argument that holds no tensor, defaults included, in the order of the schema."""
+    given = [
+        args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
+        for i, argument in enumerate(schema.arguments)
+    ]
+    return tuple(a for a in given if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(a)))
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage()._cdata
+    except (RuntimeError, NotImplementedError):  # sparse and wrapper tensors have none
+        return -id(tensor)
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def _as_tree(output: Any) -> Any:
+    """Model outputs may be dataclasses or plain objects; look at their attributes."""
+
+    def open_up(leaf: Any) -> Any:
+        return (
+            list(vars(leaf).values()) if not isinstance(leaf, Tensor) and hasattr(leaf, "__dict__") else leaf
+        )
+
+    return tree_map(open_up, output)
+
+
+def _names_given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """Names of forward's parameters that a call gives; an unreadable signature gives none."""
+    try:
+        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)
+    except (TypeError, ValueError):
+        return []
+    return list(bound.arguments)
