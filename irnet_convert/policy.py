@@ -97,7 +97,7 @@ class Rule:
         self._one_of("weight_bits", (1,))
         self._one_of("act_bits", (1, 32))
         self._one_of("optional", (False, True))
-        for key in ("name", "kind"):
+        for key in ("name", "kind", "method"):
             self._typed(key, str)
         for key in ("groups", "min_channels"):
             self._typed(key, int)
@@ -255,10 +255,10 @@ class Policy:
         Raises:
             UnknownNameError: there is no such preset.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise UnknownNameError(
                 f"policy preset {name!r}",
-                expected=nearest(name, PRESETS),
+                expected=nearest(str(name), PRESETS),
                 mend="name a preset or pass a Policy",
             )
         return PRESETS[name]
