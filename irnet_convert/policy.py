@@ -106,7 +106,7 @@ class Rule:
             raise self._malformed("kernel_size", "a positive number, or a list of them")
         if self.method not in METHODS:
             raise UnknownNameError(
-                f"rule {self}: method {self.method!r}", expected=nearest(self.method, METHODS),
+                f"rule {self}: method {self.method!r}", expected=nearest(str(self.method), METHODS),
                 mend="name a row of irnet_convert.binary.METHODS",
             )  # fmt: skip
         self._check_pattern()

@@ -131,6 +131,7 @@ def test_presets_may_match_nothing() -> None:
         (lambda: Rule(action="keep", role="stem"), ["stem", "'downsample'"]),
         (lambda: Rule(action="binarize", method="irnett"), ["irnett", "'irnet'"]),
         (lambda: Rule(action="binarize", method=["irnet"]), ["irnet"]),
+        (lambda: Rule(action="binarize", method=None), ["None", "'irnet'"]),
         (lambda: Rule(action="binarize", weight_bits=2), ["2", "1"]),
         (lambda: Rule(action="binarize", act_bits=8), ["8", "32"]),
         (lambda: Rule(action="binarize", act_bits=True), ["True", "32"]),
