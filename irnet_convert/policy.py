@@ -208,7 +208,9 @@ class Policy:
     """An ordered list of rules; the first that matches decides. A layer that no rule matches is kept.
 
     Example:
-        >>> Policy([Rule(action="keep", name="layer4.*"), *Policy.preset("irnet")])  # doctest: +SKIP
+        >>> policy = Policy([Rule(action="keep", name="layer4.*"), *Policy.preset("irnet")])
+        >>> policy.rules[0].to_dict()
+        {'action': 'keep', 'name': 'layer4.*'}
     """
 
     rules: tuple[Rule, ...]

@@ -1,10 +1,13 @@
 """README and every page of docs/ run as written; pretrained weights come from a loopback host."""
 
+import doctest
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY as ANY_NUMBER
 
 import pytest
 from loopback_hub import loopback_hub
@@ -70,8 +73,25 @@ def test_readme_runs_and_shows_what_it_promises(tmp_path, weights_host):
         assert figure in (ROOT / "README.md").read_text()
 
 
+SESSIONS = [p for p in PAGES if ">>> " in (ROOT / p).read_text()]
+MODULES = [p for p in sorted((ROOT / "irnet_convert").rglob("*.py")) if ">>> " in p.read_text()]
+
+
+@pytest.mark.parametrize("page", SESSIONS)
+def test_sessions_print_what_they_show(page):
+    assert doctest.testfile(str(ROOT / page), module_relative=False) == (0, ANY_NUMBER)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_docstring_examples(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert doctest.testmod(importlib.import_module(name)) == (0, ANY_NUMBER)
+
+
 def test_links_between_pages_lead_somewhere():
     for page in [*PAGES, "recipes/README.md"]:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+        code = r"^    [^\n]*$|^```.*?^```$"
+        prose = re.sub(code, "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", prose):
             if "://" not in target:
                 assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
