@@ -42,7 +42,7 @@ def snapshot(model: nn.Module) -> list[object]:
     return found
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "repvgg_a0", "test_vit"])
+@pytest.mark.parametrize("name", ["resnet10t", "test_byobnet", "test_vit"])
 def test_a_plan_written_as_json_converts_a_fresh_model_to_the_same(name: str) -> None:
     kwargs = {"img_size": 32} if name == "test_vit" else {}
     images = torch.randn(IMAGES)
