@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -175,6 +176,36 @@ def test_shared_module_all_of_whose_calls_feed_binary_layers() -> None:
     student = binarize(Shared().eval(), example_input=X, rewrites=["activation"])
     assert type(student.act) is nn.Hardtanh
     assert negatives(student) == {"middle": True, "other": True}
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_several_of_the_calls_in_one_forward(functional: bool) -> None:
+    """The last block of torchvision's resnet50: two of three calls feed binary layers."""
+
+    class Three(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second, self.third = conv(), conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            act = F.relu if functional else self.act
+            y = act(self.third(act(self.second(act(self.middle(act(self.stem(x))))))))
+            return self.head(y.mean((2, 3)))
+
+    student = binarize(Three().eval(), example_input=X, rewrites=["activation"])
+    seen: list[Tensor] = []
+    student.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    assert negatives(student) == {"middle": True, "second": True, "third": True}
+    assert (seen[0] >= 0).all()
+
+
+def test_torchvision_resnet50() -> None:
+    with torch.device("meta"):
+        student = binarize(torchvision.models.resnet50())
+    last = [e for e in plan_of(student).edits if e.owner == "layer4.2" and e.rewrite == "activation"]
+    assert {(e.form, e.ordinal) for e in last} == {("call", 0), ("call", 1)}
+    assert type(student.layer4[2].relu) is nn.ReLU
+    assert type(student.layer4[1].relu) is nn.Hardtanh
 
 
 class Untraceable(Functional):

@@ -63,7 +63,8 @@ def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
     for changed, rec in zip(found.changed, survey.records, strict=True):
         for edit in edits:
             changed.update(n.index for n in _covered(rec, edit))
-    found.edits = list(edits)
+    # Later calls first: an edit takes its ReLU out of the graph, and those behind it move up.
+    found.edits = sorted(edits, key=lambda edit: -edit.ordinal)
     return found
 
 
