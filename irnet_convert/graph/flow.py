@@ -59,8 +59,8 @@ def last_layers(rec: Record) -> set[str]:
         return {n.layer for n in heads if n.layer}
     dropped = {n.index for n in inside}
     kept = [n for n in heads if n.index not in dropped]
-    others = [n for n in kept if n.index not in trunk]  # true heads beside the trunk
-    return {n.layer for n in (*others, max(kept, key=lambda n: n.index)) if n.layer}
+    # True heads beside the trunk, and its ends: two where the last block adds two branches.
+    return {n.layer for n in kept if n.layer and (n.index not in trunk or not _feeds_another(rec, n, heads))}
 
 
 def _tails(rec: Record, through: Callable[[Node], bool], without: Iterable[str] = ()) -> list[Node]:

@@ -38,15 +38,27 @@ def record(model: nn.Module, example: Example, *, training: bool = False) -> Rec
     Raises:
         RecordError: the model does not run on the example; the message holds the model's own error.
     """
+    with _random_states_kept():
+        try:
+            return _record_on_meta(model, example, training)
+        except Exception as meta_error:
+            if any(p.is_meta for p in model.parameters()):
+                raise _record_error(model, example, meta_error) from meta_error
+        try:
+            return _record_in_place(model, example, training)
+        except Exception as error:
+            raise _record_error(model, example, error) from error
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """A model may draw numbers on the CPU even where its own tensors are on the meta device."""
+    python_state = random.getstate()
     try:
-        return _record_on_meta(model, example, training)
-    except Exception as meta_error:
-        if any(p.is_meta for p in model.parameters()):
-            raise _record_error(model, example, meta_error) from meta_error
-    try:
-        return _record_in_place(model, example, training)
-    except Exception as error:
-        raise _record_error(model, example, error) from error
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
 
 
 def _record_error(model: nn.Module, example: Example, error: Exception) -> RecordError:
@@ -74,15 +86,12 @@ def _record_in_place(model: nn.Module, example: Example, training: bool) -> Reco
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Put training flags, buffers and random states back, whatever the run does to them."""
+    """Put training flags and buffers back, whatever the run does to them."""
     flags = {m: m.training for m in model.modules()}
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    python_state = random.getstate()
     try:
-        with torch.random.fork_rng():
-            yield
+        yield
     finally:
-        random.setstate(python_state)
         for module, flag in flags.items():
             module.training = flag
         with torch.no_grad():

@@ -101,7 +101,10 @@ def test_headless_residual_network_has_one_last_layer() -> None:
     assert at(found, "last") == {"d"}
     with torch.device("meta"):
         headless = timm.create_model("resnet18", num_classes=0, global_pool="")
+        features = timm.create_model("resnet10t", features_only=True)
     assert at(look(headless), "last") == {"layer4.1.conv2"}
+    # Both branches of the last block end the trunk, whichever is executed last.
+    assert at(look(features), "last") == {"layer4.0.conv2", "layer4.0.downsample.1"}
 
 
 def test_a_shared_layer_is_one_layer_with_all_its_paths() -> None:
