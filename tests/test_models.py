@@ -123,39 +123,53 @@ def _spoil(model: nn.Module) -> None:
 
 
 def test_forward_as_the_original_takes_it(pair: Pair) -> None:
+    """Other batch and image sizes, in both modes; train mode runs on copies, since it changes statistics."""
     case = pair.case
     for training in (False, True):
-        original, student = copy.deepcopy(pair.original).train(training), copy.deepcopy(pair.student)
-        student.train(training)
-        for batch, size in ((3, case.size),) if training else ((2, case.other or case.size),):
-            inputs = case.inputs(batch, size, training=training)
-            with torch.no_grad():
-                want, got = original(*inputs), student(*inputs)
-            assert type(got) is type(want)
-            assert shapes(got, detects=case.detects) == shapes(want, detects=case.detects)
-            assert all(t.isfinite().all() for t in tensors(got) if t.is_floating_point())
+        original, student = (
+            copy.deepcopy(m).train() if training else m for m in (pair.original, pair.student)
+        )
+        inputs = case.inputs(3 if training else 2, None if training else case.other, training=training)
+        with torch.no_grad():
+            want, got = original(*inputs), student(*inputs)
+        assert type(got) is type(want)
+        assert shapes(got, detects=case.detects) == shapes(want, detects=case.detects)
+        assert all(t.isfinite().all() for t in tensors(got) if t.is_floating_point())
 
 
-def test_binary_layers_compute_on_binary_weights(pair: Pair) -> None:
-    """Each layer's output is an independent convolution of sign(input) with ±2^s weights."""
+def test_training_on_binary_weights_reaches_every_latent(pair: Pair) -> None:
+    """Each layer's output is an independent convolution of sign(input) with ±2^s weights, and trains."""
     called: set[str] = set()
+    student = copy.deepcopy(pair.student).train()  # batch statistics keep the inputs centred
+    without_drop(student)
+    names = {layer: name for name, layer in binary_layers(student)}
 
     def check(layer: BinaryLayer, args: tuple[Tensor, ...], kwargs: dict, output: Tensor) -> None:
         called.add(names[layer])
         assert args[0].min() < 0, f"{names[layer]} has no negative input"
-        expected = _reference(layer, args[0], kwargs.get("zero_pad"))
+        with torch.no_grad():
+            expected = _reference(layer, args[0], kwargs.get("zero_pad"))
         torch.testing.assert_close(
             output, expected, rtol=1e-4, atol=1e-4, msg=lambda m: f"{names[layer]}: {m}"
         )
 
-    student = copy.deepcopy(pair.student).train()  # batch statistics keep the inputs centred
-    without_drop(student)
-    names = {layer: name for name, layer in binary_layers(student)}
-    for layer in names:
-        layer.register_forward_hook(check, with_kwargs=True)
-    with torch.no_grad():
-        student(*pair.case.inputs(2, training=True))
+    hooks = [layer.register_forward_hook(check, with_kwargs=True) for layer in names]
+    outputs = student(*pair.case.inputs(2, training=True))
     assert called == {d.path for d in pair.plan.binarized}
+    assert hooks
+    generator = torch.Generator().manual_seed(3)
+    loss = sum(
+        (t * torch.randn(t.shape, generator=generator)).sum() for t in tensors(outputs) if t.requires_grad
+    )
+    loss.backward()
+    before = {}
+    for layer, name in names.items():
+        assert layer.weight.grad is not None, name
+        assert layer.weight.grad.isfinite().all(), name
+        assert layer.weight.grad.abs().max() > 0, name
+        before[name] = layer.weight.detach().clone()
+    torch.optim.SGD(student.parameters(), lr=1e-3).step()
+    assert all(not torch.equal(before[name], layer.weight) for layer, name in names.items())
 
 
 def _reference(layer: BinaryLayer, x: Tensor, zero_pad: tuple[int, ...] | None) -> Tensor:
@@ -187,25 +201,6 @@ def _reference(layer: BinaryLayer, x: Tensor, zero_pad: tuple[int, ...] | None) 
             amounts += [total // 2, total - total // 2]
         signs, padding = F.pad(signs, amounts), (0, 0)
     return F.conv2d(signs, weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
-
-
-def test_training_reaches_every_latent(pair: Pair) -> None:
-    student = copy.deepcopy(pair.student).train()
-    without_drop(student)
-    outputs = student(*pair.case.inputs(2, training=True))
-    generator = torch.Generator().manual_seed(3)
-    loss = sum(
-        (t * torch.randn(t.shape, generator=generator)).sum() for t in tensors(outputs) if t.requires_grad
-    )
-    loss.backward()
-    latents = {name: layer.weight for name, layer in binary_layers(student)}
-    for name, weight in latents.items():
-        assert weight.grad is not None, name
-        assert weight.grad.isfinite().all(), name
-        assert weight.grad.abs().max() > 0, name
-    before = {name: weight.detach().clone() for name, weight in latents.items()}
-    torch.optim.SGD(student.parameters(), lr=1e-3).step()
-    assert all(not torch.equal(before[name], weight) for name, weight in latents.items())
 
 
 def test_copies_and_dense_form_compute_the_same(pair: Pair) -> None:
@@ -252,18 +247,19 @@ def test_in_place_and_by_its_saved_plan(pair: Pair) -> None:
 
 def test_unedited_graphs_compute_what_the_forwards_do(pair: Pair) -> None:
     """Drop-out, drop-path and batch statistics included, in both modes."""
-    model = copy.deepcopy(pair.original)
+    plain, traced = copy.deepcopy(pair.original), copy.deepcopy(pair.original)
+    for owner, passed in pair.plan.traced.items():
+        module = traced.get_submodule(owner)
+        install(module, trace(module, set(passed)))
     for training in (False, True):
         inputs = pair.case.inputs(2, training=training)
-        plain, traced = copy.deepcopy(model).train(training), copy.deepcopy(model).train(training)
-        for owner, passed in pair.plan.traced.items():
-            module = traced.get_submodule(owner)
-            install(module, trace(module, set(passed)))
+        plain.train(training)
+        traced.train(training)
         with torch.no_grad():
-            want, got = seeded(lambda p=plain, i=inputs: p(*i)), seeded(lambda t=traced, i=inputs: t(*i))
+            want, got = seeded(lambda i=inputs: plain(*i)), seeded(lambda i=inputs: traced(*i))
         assert same(got, want)
-        for key, value in plain.state_dict().items():
-            assert torch.equal(value, traced.state_dict()[key]), key
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, traced.state_dict()[key]), key
 
 
 def test_timm_methods_still_work(pair: Pair) -> None:
