@@ -31,7 +31,7 @@ lint: .venv/.test
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
 
 clean:
 	rm -rf .venv build dist *.egg-info $(RUNS)
