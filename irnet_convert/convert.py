@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from irnet_convert.errors import ModelError, PolicyError
@@ -144,6 +145,8 @@ def to_dense(model: nn.Module) -> nn.Module:
             expected="a model made by irnet_convert.binarize",
             mend="convert it first: irnet_convert.binarize(model)",
         )  # fmt: skip
+    if isinstance(model, BinaryLayer):
+        return model.to_dense()
     dense = _copied(model)
     made: dict[nn.Module, nn.Module] = {}
     for parent in list(dense.modules()):
@@ -164,7 +167,7 @@ def _policy(policy: Policy | str | None) -> Policy:
     if not isinstance(policy, Policy):
         raise PolicyError(
             f"policy is a {type(policy).__name__}", expected="a Policy, the name of a preset, or None",
-            mend="wrap rules: Policy([Rule(...), ...])",
+            mend="Policy([Rule(...), ...]), Policy.from_dict(plain data) or Policy.load(YAML file)",
         )  # fmt: skip
     return policy
 
@@ -174,6 +177,11 @@ def _check_convertible(model: nn.Module) -> None:
         raise ModelError(
             f"the model is a {type(model).__name__}", expected="a torch.nn.Module",
             mend="build it first, for example timm.create_model('resnet18')",
+        )  # fmt: skip
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"the model is a {type(model).__name__}", expected="a module in Python, before torch.jit",
+            mend="convert the model that was scripted or traced",
         )  # fmt: skip
     kind = next((c.__name__ for c in type(model).__mro__ if c.__name__ in _WRAPPERS), None)
     if kind or type(model).__name__.startswith("FSDP"):

@@ -247,7 +247,7 @@ class Policy:
             raise PolicyError(
                 f"rule {rule} matches no layer of this model",
                 expected="a rule that matches at least one layer" + (f"; {hint}" if hint else ""),
-                mend="correct it (irnet-convert plan MODEL lists names and kinds), or set optional",
+                mend="correct it (irnet-convert plan MODEL lists names and kinds), or set optional=True",
             )
 
     @classmethod
@@ -261,7 +261,7 @@ class Policy:
             raise UnknownNameError(
                 f"policy preset {name!r}",
                 expected=nearest(str(name), PRESETS),
-                mend="name a preset or pass a Policy",
+                mend="name a preset, or pass a Policy: Policy.load(FILE) reads a YAML file",
             )
         return PRESETS[name]
 

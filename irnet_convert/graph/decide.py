@@ -31,7 +31,7 @@ def resolve_rewrites(names: Sequence[str] | None) -> tuple[str, ...]:
     Raises:
         UnknownNameError: a name is not one of ``DEFAULT``.
     """
-    chosen = DEFAULT if names is None else tuple(names)
+    chosen = DEFAULT if names is None else (names,) if isinstance(names, str) else tuple(names)
     for name in chosen:
         if name not in DEFAULT:
             raise UnknownNameError(
@@ -82,6 +82,8 @@ def _why_kept(survey: Survey, path: str, rule: Rule | None) -> str | None:
     found = binary_class_of(survey.layers[path], method=rule.method)
     if isinstance(found, str):
         return found
+    if path in survey.tied:
+        return f"its weight is also the weight of {survey.tied[path]}"
     elsewhere = survey.read_elsewhere.get(path)
     if survey.record_of(path) is None:
         if elsewhere:

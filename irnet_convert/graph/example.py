@@ -34,16 +34,30 @@ class Example:
 
     def to_dict(self) -> dict[str, Any] | None:
         """Shapes and dtypes as plain data, or None if the arguments are not all plain tensors."""
-        if self.kwargs or not all(isinstance(a, Tensor) for a in self.args):
+        if not all(isinstance(a, Tensor) for a in (*self.args, *self.kwargs.values())):
             return None
-        inputs = [{"shape": list(a.shape), "dtype": str(a.dtype).removeprefix("torch.")} for a in self.args]
-        return {"inputs": inputs, "batch": self.batch}
+        return {
+            "inputs": [_plain(a) for a in self.args],
+            "named": {name: _plain(a) for name, a in self.kwargs.items()},
+            "batch": self.batch,
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Example:
         """Zeros of the shapes and dtypes that :meth:`to_dict` wrote."""
-        args = tuple(torch.zeros(i["shape"], dtype=getattr(torch, i["dtype"])) for i in data["inputs"])
-        return cls(args=args, batch=data.get("batch"))
+        return cls(
+            args=tuple(_zeros(i) for i in data["inputs"]),
+            kwargs={name: _zeros(i) for name, i in data["named"].items()},
+            batch=data["batch"],
+        )
+
+
+def _plain(tensor: Tensor) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+
+def _zeros(plain: dict[str, Any]) -> Tensor:
+    return torch.zeros(plain["shape"], dtype=getattr(torch, plain["dtype"]))
 
 
 def _show(leaf: Any) -> str:

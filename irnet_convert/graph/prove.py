@@ -66,12 +66,21 @@ def _run_with_graphs(survey: Survey, owners: list[str], training: bool) -> Recor
 
 
 def _inside(rec: Record, owner: str) -> list[tuple[object, ...]]:
-    """What ran inside ``owner``: operators, how many values they read, and their results' shapes."""
+    """What ran inside ``owner``: operators, their plain arguments, which values they read, and shapes.
+
+    Values go by the order in which they are first met, parameters by name, so that two runs compare.
+    """
+    number: dict[object, int] = {}
+
+    def known(value: int) -> object:
+        return rec.params.get(value) or number.setdefault(value, len(number))
+
     return [
-        (n.op, n.layer, len(n.inputs), tuple(rec.shapes[v] for v in n.outputs))
+        (n.op, n.layer, tuple(known(v) for v in n.inputs), repr(n.scalars),
+         tuple((known(v), rec.shapes[v]) for v in n.outputs))
         for n in rec.nodes
         if any(frame.path == owner for frame in n.frames)
-    ]
+    ]  # fmt: skip
 
 
 def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:

@@ -199,9 +199,15 @@ def _as_tree(output: Any) -> Any:
 
 
 def _names_given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """Names of forward's parameters that a call gives; an unreadable signature gives none."""
+    """Names of forward's parameters that a call gives something other than their default.
+
+    An unreadable signature gives none.
+    """
     try:
-        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)
+        signature = inspect.signature(module.forward)
+        bound = signature.bind_partial(*args, **kwargs)
     except (TypeError, ValueError):
         return []
-    return list(bound.arguments)
+    return [
+        name for name, value in bound.arguments.items() if value is not signature.parameters[name].default
+    ]

@@ -109,6 +109,15 @@ class Survey:
         return found
 
     @cached_property
+    def tied(self) -> dict[str, str]:
+        """Layers whose weight is another layer's too → that layer."""
+        by_weight: dict[int, list[str]] = {}
+        for path, layer in self.layers.items():
+            by_weight.setdefault(id(getattr(layer, "weight", layer)), []).append(path)
+        groups = [paths for paths in by_weight.values() if len(paths) > 1]
+        return {path: next(p for p in paths if p != path) for paths in groups for path in paths}
+
+    @cached_property
     def norm_owners(self) -> set[str]:
         """Paths of the modules that run a normalisation themselves."""
         return {n.owner for r in self.records for n in r.nodes if n.op in NORMS}

@@ -137,6 +137,14 @@ class GraphForward:
             code = graph.python_code("self")
             self.sources[mode], self.names[mode] = code.src, dict(code.globals)
         self.inputs = [n.target for n in graphs[False].nodes if n.op == "placeholder"]
+        # Tracing has read these and made constants of them.
+        self.fixed = {
+            name: value
+            for name, value in vars(owner).items()
+            if isinstance(value, bool | int | float | str | None)
+            and not name.startswith("_") and name != "training"
+        }  # fmt: skip
+        self.children = list(owner._modules)
         self._compile()
 
     def _compile(self) -> None:
@@ -151,6 +159,11 @@ class GraphForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph of the owner's current mode."""
+        for name, value in self.fixed.items():
+            if getattr(self.owner, name) != value:
+                raise self._changed(name, value, getattr(self.owner, name))
+        if list(self.owner._modules) != self.children:
+            raise self._changed("the list of children", self.children, list(self.owner._modules))
         function = self.functions[self.owner.training]
         rest = self.inputs[len(args) :]
         if len(args) + len(kwargs) == len(self.inputs) and all(name in kwargs for name in rest):
@@ -174,9 +187,17 @@ class GraphForward:
                 )
         return tuple(given.get(name) for name in self.inputs)
 
+    def _changed(self, what: str, before: Any, now: Any) -> RewriteError:
+        return RewriteError(
+            f"{type(self.owner).__name__}: {what} is {now!r}, and was {before!r} at conversion",
+            expected="no change of what the rewritten forward has read",
+            mend="make the change before binarize, or set it back",
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         names = {m: {k: _Module.of(v) for k, v in scope.items()} for m, scope in self.names.items()}
-        return {"owner": self.owner, "inputs": self.inputs, "sources": self.sources, "names": names}
+        kept = {k: v for k, v in vars(self).items() if k not in ("functions", "signature")}
+        return {**kept, "names": names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

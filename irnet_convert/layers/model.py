@@ -107,7 +107,12 @@ def param_groups(
         for p in (layer._parameters.get("scale"), layer._parameters.get("gain"))
         if p is not None
     }
-    undecayed = tuple(getattr(model, "no_weight_decay", tuple)())
+    # Asked of every module: wrappers (DDP, torch.compile) hide the method, and prefix the names.
+    undecayed = tuple(
+        f"{prefix}.{one}".lstrip(".")
+        for prefix, module in model.named_modules()
+        for one in getattr(module, "no_weight_decay", tuple)()
+    )
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

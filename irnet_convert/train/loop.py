@@ -226,7 +226,7 @@ class Trainer:
         saved = list_checkpoints(self.run_dir / CHECKPOINTS)
         good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint before it"
         return TrainingError(
-            f"the loss is {parts['loss']} in step {self.position.total + 1} of {self.total_steps} "
+            f"the loss is not finite in step {self.position.total + 1} of {self.total_steps} "
             f"(epoch {self.position.epoch + 1}, {parts}){where}",
             expected="a finite loss",
             mend=f"lower optimizer.lr, set clip_grad, or use precision=fp32; {good}",
@@ -238,6 +238,8 @@ class Trainer:
             for model in dict.fromkeys((self.student, self.judged)):
                 distribute_bn(model, self.accelerator.num_processes, reduce=False)
         self.metrics["after"] = self.evaluate(self.judged)
+        if not math.isfinite(self.metrics["after"]["loss"]):
+            raise self._not_finite({"evaluation loss": float(self.metrics["after"]["loss"])})
         self.position = Position(epoch=self.position.epoch + 1, total=self.position.total)
         self.schedule.step(self.position.epoch)
         record = self._epoch_record()

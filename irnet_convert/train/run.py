@@ -103,7 +103,7 @@ def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resu
     set_seed(recipe.seed, device_specific=True)  # from here on processes draw different numbers
     resumed_from, lines = _resume(trainer) if resume else (None, 0)
     accelerator.wait_for_everyone()  # all have looked at the directory before one writes into it
-    write_description(run_dir, recipe, plan, accelerator)
+    write_description(run_dir, recipe, plan, accelerator, resume=resume)
     if trackers:
         accelerator.init_trackers("tracking")
     log = MetricsLog(run_dir / LOG, accelerator, lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from importlib import metadata
@@ -41,6 +42,9 @@ def check_run_dir(run_dir: Path, recipe: Recipe, *, resume: bool) -> None:
     Raises:
         CheckpointError: it holds something and the run does not resume, or it holds another recipe's run.
     """
+    above = next(p for p in run_dir.absolute().parents if p.exists())
+    if not run_dir.exists() and not (above.is_dir() and os.access(above, os.W_OK)):
+        raise _unusable(run_dir, NotADirectoryError(f"{above} is no directory that can be written to"))
     if run_dir.exists() and not run_dir.is_dir():
         raise CheckpointError(
             f"the run directory {run_dir} is a file", expected="a directory", mend="set output=DIRECTORY"
@@ -148,7 +152,9 @@ def _numbers(values: dict[str, Any], prefix: str) -> dict[str, float]:
     return flat
 
 
-def write_description(run_dir: Path, recipe: Recipe, plan: Any, accelerator: Accelerator) -> None:
+def write_description(
+    run_dir: Path, recipe: Recipe, plan: Any, accelerator: Accelerator, *, resume: bool = False
+) -> None:
     """Write recipe, plan and environment; by the main process, before the first step.
 
     Args:
@@ -156,14 +162,42 @@ def write_description(run_dir: Path, recipe: Recipe, plan: Any, accelerator: Acc
         recipe: resolved.
         plan: ``plan_of`` the student, or None for a full-precision network.
         accelerator: says which process this is, and on what it runs.
+        resume: the directory is this run's already.
+
+    Raises:
+        CheckpointError: the directory cannot be made, or another run has begun in it meanwhile.
     """
     if not accelerator.is_main_process:
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        _claim(run_dir)
     write_whole(run_dir / RECIPE, recipe.to_yaml().encode())
     write_json(run_dir / ENVIRONMENT, environment(accelerator))
     if plan is not None:
         write_json(run_dir / PLAN, plan.to_dict())
+
+
+def _claim(run_dir: Path) -> None:
+    """Make the directory this run's: of two runs that start together, one gets it."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / RECIPE).open("x").close()
+    except FileExistsError as error:
+        raise CheckpointError(
+            f"another run has begun in {run_dir}",
+            expected="a directory for each run",
+            mend="choose another place with output=DIRECTORY",
+        ) from error
+    except OSError as error:
+        raise _unusable(run_dir, error) from error
+
+
+def _unusable(run_dir: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"the run directory {run_dir} cannot be made: {error}",
+        expected="a place that can be written to",
+        mend="choose another place with output=DIRECTORY",
+    )
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from torch.utils.data import DataLoader
+
+_ONE_KEYSTROKE = 1.0  # seconds
 
 
 class StopSignal:
@@ -19,6 +22,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received = 0
+        self._at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -29,9 +33,11 @@ class StopSignal:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
+        now = time.monotonic()
+        # Under a launcher one Ctrl-C arrives twice: from the terminal and from the launcher.
+        if self.received and number == signal.SIGINT and now - self._at > _ONE_KEYSTROKE:
             raise KeyboardInterrupt
-        self.received = number
+        self.received, self._at = number, now
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():

@@ -152,10 +152,20 @@ def apply(editor: Any, edit: Edit) -> None:
         node = _find(graph, owner, edit, editor.model)
         if node is None:
             raise editor.lost(edit)
+        # In place where the ReLU was: the forward may go on with the tensor that it was handed.
+        in_place = {"inplace": True} if _is_in_place(node, owner) else {}
         with graph.inserting_before(node):
-            new = graph.call_function(F.hardtanh, (node.args[0],))
+            new = graph.call_function(F.hardtanh, (node.args[0],), in_place)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
+
+
+def _is_in_place(node: fx.Node, owner: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(owner.get_submodule(str(node.target)), "inplace", False))
+    if node.target in (torch.relu_, F.relu_, "relu_"):
+        return True
+    return bool(node.kwargs.get("inplace", node.args[1] if len(node.args) > 1 else False))
 
 
 def _hardtanh_for(relu: nn.Module) -> nn.Hardtanh:

@@ -41,7 +41,8 @@ def add_shortcut(x: Tensor, shortcut: Tensor | None) -> Tensor:
 def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
     """Edits for the binarized convolutions: basic blocks first, identities for the rest."""
     found = Findings()
-    convs = [p for p in binary if isinstance(survey.layers[p], _CONVS)]
+    # With real activations there is no sign for a shortcut to carry values past.
+    convs = [p for p, act_bits in binary.items() if act_bits == 1 and isinstance(survey.layers[p], _CONVS)]
     in_basic: set[str] = set()
     for owner, inside in _by_owner(survey, convs).items():
         if len(inside) == 2 and _is_basic(survey, owner, inside):
