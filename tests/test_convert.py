@@ -120,7 +120,7 @@ def test_no_policy(policy: Any) -> None:
     refused(PolicyError, "policy is a", net(), policy, example_input=X)
 
 
-@pytest.mark.parametrize("rewrites", [["shortcuts"], ["padding"], [3], "shortcut"])
+@pytest.mark.parametrize("rewrites", [["shortcuts"], ["padding"], [3], "shortcuts"])
 def test_unknown_rewrite(rewrites: Any) -> None:
     refused(UnknownNameError, "rewrite", net(), example_input=X, rewrites=rewrites)
 

@@ -169,7 +169,7 @@ def write_description(
     """
     if not accelerator.is_main_process:
         return
-    if not resume:
+    if not (resume and (run_dir / RECIPE).is_file()):
         _claim(run_dir)
     write_whole(run_dir / RECIPE, recipe.to_yaml().encode())
     write_json(run_dir / ENVIRONMENT, environment(accelerator))

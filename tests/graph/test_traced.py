@@ -155,6 +155,8 @@ class Wrong(nn.Module):
 
 
 class OnNone(Wrong):
+    """Traced rightly where every caller leaves the mask out, or gives None; not where only some do."""
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y = self.norm(self.conv(x))
         return y if mask is None else y * mask
@@ -189,7 +191,11 @@ def network(block: nn.Module, call: Any) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("kind", "call"),
-    [(OnNone, lambda b, x: b(x, None)), (OnType, lambda b, x: b(x)), (OnRandomness, lambda b, x: b(x))],
+    [
+        (OnNone, lambda b, x: b(b(x, x.sign()), None)),
+        (OnType, lambda b, x: b(x)),
+        (OnRandomness, lambda b, x: b(x)),
+    ],
 )
 def test_a_wrong_graph_is_not_used(kind: type[nn.Module], call: Any) -> None:
     model = network(kind(), call)
@@ -200,6 +206,13 @@ def test_a_wrong_graph_is_not_used(kind: type[nn.Module], call: Any) -> None:
     x = student.stem(X)
     y = student.block.norm(student.block.conv(x))
     assert torch.equal(student.block(x), y.tanh() if kind is OnType else y)
+
+
+def test_none_given_by_position_is_a_default() -> None:
+    student: Any = binarize(network(OnNone(), lambda b, x: b(x, None)), example_input=X)
+    assert [e.owner for e in plan_of(student).edits] == ["block"]
+    x = student.stem(X)
+    assert torch.equal(student.block(x, None), student.block.norm(student.block.conv(x)) + x)
 
 
 def test_an_argument_that_callers_give_or_leave_out() -> None:

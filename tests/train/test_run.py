@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(
 
     monkeypatch.setattr(loop_module.Trainer, "_losses", breaking)
     recipe = tiny()
-    with pytest.raises(TrainingError, match=r"(?s)nan in step 6 of 8.*step-000000004"):
+    with pytest.raises(TrainingError, match=r"(?s)not finite in step 6 of 8.*step-000000004"):
         finetune(recipe)
     # Its weights have not seen that step, and the run can go on.
     monkeypatch.undo()
