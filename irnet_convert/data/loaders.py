@@ -112,7 +112,8 @@ def _train_loader(recipe: Recipe, split: Split, processes: int, process_index: i
         assert split.size is not None
         whole = split.size // recipe.batch_size * recipe.batch_size
         block = recipe.batch_size // processes
-        samples = StreamedSamples(split.rows, **reads, **share, block=block, length=whole)
+        samples = StreamedSamples(split.rows, **reads, **share, block=block, length=whole,
+                                  num_classes=split.num_classes)  # fmt: skip
         return _stream_loader(recipe, samples, block // recipe.grad_accumulation)
     batches = TrainBatches(
         len(split.rows),
@@ -128,7 +129,8 @@ def _eval_loader(recipe: Recipe, split: Split, processes: int, process_index: in
     reads = _reads(recipe) | {"transform": eval_transform(recipe.transforms), "seed": None}
     share: dict[str, Any] = {"processes": processes, "process_index": process_index}
     if isinstance(split.rows, IterableDataset):
-        samples = StreamedSamples(split.rows, **reads, **share, block=1, length=None)
+        samples = StreamedSamples(split.rows, **reads, **share, block=1, length=None,
+                                  num_classes=split.num_classes)  # fmt: skip
         return _stream_loader(recipe, samples, max(1, recipe.eval_batch_size // processes))
     batches = EvalBatches(len(split.rows), batch_size=recipe.eval_batch_size, **share)
     return _loader(recipe, Samples(split.rows, **reads), batches)

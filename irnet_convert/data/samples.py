@@ -79,6 +79,7 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
         processes: how many processes share the stream.
         process_index: which of them this is.
         length: samples of all processes together, a whole number of global batches; None reads to the end.
+        num_classes: labels are below this; None leaves them unchecked.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
         processes: int,
         process_index: int,
         length: int | None,
+        num_classes: int | None = None,
     ) -> None:
         # Undecoded: a sample of another process costs no decoding.
         rows = rows.cast_column(image, Image(decode=False))
@@ -101,6 +103,7 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
         self.image, self.label, self.mode = image, label, mode
         self.transform, self.seed, self.length = transform, seed, length
         self.block, self.processes, self.process_index = block, processes, process_index
+        self.num_classes = num_classes
         self.epoch = 0
         self.start = 0
 
@@ -126,6 +129,13 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
             )
 
     def _sample(self, picture: Any, label: int, position: int) -> Sample:
+        # A split that is on disk is counted when it is opened; a stream shows its labels only now.
+        if self.num_classes is not None and not 0 <= label < self.num_classes:
+            raise DataError(
+                f"the label of sample {position} of the stream is {label}",
+                expected=f"0 to {self.num_classes - 1}, since the data has {self.num_classes} classes",
+                mend="correct data.num_classes, and num_classes in model.kwargs with it",
+            )
         with forked_rng():
             return make_image(picture, self.mode, self.transform, self.seed, self.epoch, position), int(label)
 
