@@ -157,8 +157,26 @@ def _from_torchvision(model: nn.Module, training: bool) -> Example | None:
         one = _images(model, batch, 3, 128, 128).args[0]
         return Example(args=(one, one.clone()), batch=batch)
     kind = "resnet_video" if home == "torchvision.models.video.resnet" else home.split(".")[-1]
-    side = getattr(model, "image_size", 224)  # VisionTransformer says its own
+    side = getattr(model, "image_size", None) or _side_of_weights(model) or 224
     return _images(model, batch, *_TORCHVISION_SIZES.get(kind, (3, side, side)))
+
+
+def _side_of_weights(model: nn.Module) -> int | None:
+    """The image side that the weights of this architecture are for, or None.
+
+    An instance does not say which of its module's architectures it is; its number of parameters does.
+    """
+    import torchvision
+
+    params = sum(p.numel() for p in model.parameters())
+    for name in torchvision.models.list_models():
+        if torchvision.models.get_model_builder(name).__module__ != type(model).__module__:
+            continue
+        for weights in torchvision.models.get_model_weights(name):
+            side = getattr(weights.transforms, "keywords", {}).get("crop_size")
+            if weights.meta.get("num_params") == params and isinstance(side, int):
+                return side
+    return None
 
 
 #: Side of the images that a detection model is recorded with.
