@@ -130,7 +130,7 @@ def summarize(model: nn.Module, example_input: Any = None) -> Summary:
     """
     example = _example(model, example_input)
     rec = record(model, example)
-    macs, counted = _macs(model, rec)
+    macs, counted = multiply_adds(model, rec)
     batch = _batch(example)
     layers = tuple(
         _layer(path, layer, macs[path] // batch)
@@ -169,8 +169,16 @@ def _batch(example: Example) -> int:
     return first.shape[0] if first is not None and first.dim() > 1 else 1
 
 
-def _macs(model: nn.Module, rec: Record) -> tuple[Counter[str], set[int]]:
-    """Multiply-adds by layer, and the indices of the nodes that they were counted at."""
+def multiply_adds(model: nn.Module, rec: Record) -> tuple[Counter[str], set[int]]:
+    """Multiply-adds by layer, and the indices of the nodes that they were counted at.
+
+    Args:
+        model: the model that was recorded; its modules may be on any device.
+        rec: one run of it.
+
+    Returns:
+        Layer path → multiply-adds of the whole example (not of one sample), and node indices.
+    """
     modules = dict(model.named_modules())
     names = {id(p): n for n, p in model.named_parameters()}
     owner_of = {names[id(m.weight)]: path for path, m in modules.items() if isinstance(m, TARGETS)
