@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from irnet_convert.binary.sign import ede_sign
+from irnet_convert.binary.sign import ede_sign, shape_only
 from irnet_convert.errors import ArgumentError
 
 FLAT = 16
@@ -39,6 +39,8 @@ def libra_pb(latent: Tensor, ede: Tensor) -> Tensor:
         ±2^s, shape and memory format of ``latent``, of the wider of float32 and its dtype. Every value is
         exact in float16 and bfloat16.
     """
+    if shape_only(latent):
+        return torch.empty_like(latent, dtype=torch.promote_types(latent.dtype, torch.float32))
     with _no_autocast(latent.device.type):
         normed, flat = standardize(latent)
         with torch.no_grad():

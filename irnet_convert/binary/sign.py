@@ -21,7 +21,18 @@ def sign(x: Tensor) -> Tensor:
     Returns:
         A tensor of the same shape, dtype and memory format that holds only +1 and −1.
     """
+    if shape_only(x):
+        return torch.empty_like(x)
     return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
+
+
+def shape_only(x: Tensor) -> bool:
+    """Whether a function of ``x`` has nothing to compute: no values (meta device) and no gradient wanted.
+
+    PyTorch works out the shapes of meta tensors operator by operator in Python, which would be most of the
+    time that recording a binary network takes.
+    """
+    return x.is_meta and not torch.is_grad_enabled()
 
 
 class _EdeSign(torch.autograd.Function):

@@ -56,6 +56,23 @@ class Node:
 
 
 @dataclass(kw_only=True)
+class Call:
+    """A module's first call in a run, so that its forward can be run again on its own.
+
+    Attributes:
+        args: what it was given by position.
+        kwargs: what it was given by name.
+        returned: what the modules that it called returned, by (path, how-manieth call of it).
+        times: how often the module was called in all.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    returned: dict[tuple[str, int], Any] = field(default_factory=dict)
+    times: int = 0
+
+
+@dataclass(kw_only=True)
 class Record:
     """What one run showed. Values are numbered; each is one tensor at one moment.
 
@@ -67,6 +84,7 @@ class Record:
         params: value id to parameter or buffer name, for those read outside their own target layer.
         passed: for each module path, the names of forward's arguments that its callers gave.
         paths: every path of each module, by the module's first path.
+        first_calls: the first call of each module that is no target layer, tensors on the meta device.
         training: whether the model was in training mode.
     """
 
@@ -77,6 +95,7 @@ class Record:
     params: dict[int, str] = field(default_factory=dict)
     passed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    first_calls: dict[str, Call] = field(default_factory=dict)
     training: bool = False
 
     @cached_property

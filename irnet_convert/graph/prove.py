@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from irnet_convert.errors import RecordError, RewriteError
+from irnet_convert.graph.alike import does_the_same, what_happened
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.record import Record, record
 from irnet_convert.graph.signs import never_negative
@@ -13,7 +14,7 @@ from irnet_convert.graph.traced import UntraceableError, install
 
 
 def distrust_wrong_traces(survey: Survey, owners: list[str]) -> bool:
-    """Run the model once with the unedited graphs of ``owners`` and compare what happens, op by op.
+    """Run the unedited graphs of ``owners`` beside their forwards and compare what happens, op by op.
 
     fx can go wrong without a word: ``mask is None`` and ``isinstance(x, Tensor)`` are False for its proxies,
     so a forward may be traced along a branch that the model does not take. An owner whose graph does not do
@@ -23,15 +24,35 @@ def distrust_wrong_traces(survey: Survey, owners: list[str]) -> bool:
         Whether some owner was marked, so that the plan must be made anew.
     """
     suspects = [owner for owner in owners if owner not in survey.verified]
-    wrong = _wrong(survey, suspects) if suspects else []
+    wrong, unknown = _wrong_alone(survey, suspects)
+    wrong += _wrong(survey, unknown) if unknown else []
     for owner in wrong:
         survey.distrust(owner, "its graph does not do what its forward does (a branch on its arguments)")
     survey.verified.update(set(suspects) - set(wrong))
     return bool(wrong)
 
 
+def _wrong_alone(survey: Survey, owners: list[str]) -> tuple[list[str], list[str]]:
+    """Those of ``owners`` whose graphs differ, and those that cannot be run alone."""
+    wrong, unknown = [], []
+    path_of = {module: path for path, module in survey.model.named_modules()}
+    for owner in owners:
+        call = next((r.first_calls[owner] for r in survey.records if owner in r.first_calls), None)
+        if call is None or call.times > 1:
+            unknown.append(owner)
+            continue
+        module = survey.model.get_submodule(owner)
+        try:
+            if not does_the_same(module, survey.graphs(owner), call, path_of):
+                wrong.append(owner)
+        except Exception:  # it reads a child's weight, or does more in training mode: run the whole model
+            unknown.append(owner)
+    return wrong, unknown
+
+
 def _wrong(survey: Survey, owners: list[str]) -> list[str]:
-    """Those of ``owners`` inside which a run with their graphs differs from the recorded one, in either mode.
+    """Those of ``owners`` inside which a run of the whole model with their graphs differs from the recorded
+    one, in either mode.
 
     If a graph breaks the run, the owners are halved until the broken ones are alone.
     """
@@ -43,7 +64,7 @@ def _wrong(survey: Survey, owners: list[str]) -> list[str]:
                 owners if len(owners) == 1 else [o for half in _halves(owners) for o in _wrong(survey, half)]
             )
         if before is not None and after is not None:
-            wrong |= {o for o in owners if _inside(before, o) != _inside(after, o)}
+            wrong |= {o for o in owners if what_happened(before, o) != what_happened(after, o)}
     return [o for o in owners if o in wrong]
 
 
@@ -63,24 +84,6 @@ def _run_with_graphs(survey: Survey, owners: list[str], training: bool) -> Recor
     finally:
         for module in modules:
             vars(module).pop("forward", None)
-
-
-def _inside(rec: Record, owner: str) -> list[tuple[object, ...]]:
-    """What ran inside ``owner``: operators, their plain arguments, which values they read, and shapes.
-
-    Values go by the order in which they are first met, parameters by name, so that two runs compare.
-    """
-    number: dict[object, int] = {}
-
-    def known(value: int) -> object:
-        return rec.params.get(value) or number.setdefault(value, len(number))
-
-    return [
-        (n.op, n.layer, tuple(known(v) for v in n.inputs), repr(n.scalars),
-         tuple((known(v), rec.shapes[v]) for v in n.outputs))
-        for n in rec.nodes
-        if any(frame.path == owner for frame in n.frames)
-    ]  # fmt: skip
 
 
 def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:

@@ -74,14 +74,14 @@ def _record_error(model: nn.Module, example: Example, error: Exception) -> Recor
 
 def _record_on_meta(model: nn.Module, example: Example, training: bool) -> Record:
     twin = meta_twin(model).train(training)
-    return _run(twin, example.to(torch.device("meta")), training)
+    return run_recorded(Recorder(twin, training), twin, example.to(torch.device("meta")))
 
 
 def _record_in_place(model: nn.Module, example: Example, training: bool) -> Record:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with _restored(model), small_detection_images(model):
         model.train(training)
-        return _run(model, example.to(device), training)
+        return run_recorded(Recorder(model, training), model, example.to(device))
 
 
 @contextmanager
@@ -120,8 +120,8 @@ def _tensors_of(model: nn.Module) -> Iterator[Tensor]:
         yield from (v for v in vars(module).values() if isinstance(v, Tensor))
 
 
-def _run(model: nn.Module, example: Example, training: bool) -> Record:
-    recorder = Recorder(model, training)
+def run_recorded(recorder: Recorder, model: nn.Module, example: Example) -> Record:
+    """Run ``model`` as it stands, under ``recorder``. Raises whatever the model raises."""
     # Attention's fused evaluation path hides its projections in one operator.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -134,6 +134,7 @@ def _run(model: nn.Module, example: Example, training: bool) -> Record:
             recorder.note_inputs(example)
             output = model(*example.args, **example.kwargs)
         recorder.note_outputs(output)
+        recorder.drop_values()
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
     return recorder.record

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from irnet_convert.graph.example import Example
-from irnet_convert.graph.nodes import TARGETS, Frame, Node, Record
+from irnet_convert.graph.nodes import TARGETS, Call, Frame, Node, Record
 
 #: Operators that take only the shape or the type of their second argument.
 _LIKE_SECOND = ("view_as", "reshape_as", "expand_as", "type_as")
@@ -24,13 +24,19 @@ _SHAPE_ONLY = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "ra
 class _OpenCall:
     """A module call in progress."""
 
-    def __init__(self, path: str, ordinal: int) -> None:
+    def __init__(self, path: str, ordinal: int, first: Call | None = None) -> None:
         self.frame = Frame(path=path, ordinal=ordinal)
+        self.first = first
         self.counts: dict[str, int] = defaultdict(int)
 
     def count(self, key: str) -> int:
         self.counts[key] += 1
         return self.counts[key] - 1
+
+    def note_returned(self, path: str, result: Any) -> None:
+        """Keep what a callee returned, if this call is one to be run again."""
+        if self.first is not None:
+            self.first.returned[path, self.count(f"return {path}")] = _containers_anew(result)
 
 
 class Recorder(TorchDispatchMode):
@@ -109,6 +115,11 @@ class Recorder(TorchDispatchMode):
             if id(tensor) in self.values:
                 self.record.outputs.add(self.values[id(tensor)])
 
+    def drop_values(self) -> None:
+        """After the run: put meta tensors in the place of those that the kept calls hold."""
+        for call in self.record.first_calls.values():
+            call.args, call.kwargs, call.returned = _to_meta((call.args, call.kwargs, call.returned))
+
     # -- operators ------------------------------------------------------------------------------
 
     def __torch_dispatch__(
@@ -140,18 +151,31 @@ class Recorder(TorchDispatchMode):
             if path is None or self.inside_layer:
                 return call(module, *args, **kwargs)
             self.record.passed[path].update(_names_given(module, args, kwargs))
-            if isinstance(module, TARGETS) and self.stack:
-                return self.layer_call(path, call, module, args, kwargs)
-            ordinal = self.stack[-1].count(f"call {path}") if self.stack else 0
-            self.stack.append(_OpenCall(path, ordinal))
-            try:
-                if isinstance(module, TARGETS):  # the model itself is one layer
-                    return self.layer_call(path, call, module, args, kwargs)
-                return call(module, *args, **kwargs)
-            finally:
-                self.stack.pop()
+            caller = self.stack[-1] if self.stack else None
+            result = self.any_call(path, call, module, args, kwargs)
+            if caller is not None:
+                caller.note_returned(path, result)
+            return result
 
         return wrapped
+
+    def any_call(self, path: str, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a module, as one node if it is a target layer, else noting what it does."""
+        if isinstance(module, TARGETS) and self.stack:
+            return self.layer_call(path, call, module, args, kwargs)
+        first = None
+        if path not in self.record.first_calls:
+            first = Call(args=_containers_anew(args), kwargs=_containers_anew(kwargs))
+            self.record.first_calls[path] = first
+        self.record.first_calls[path].times += 1
+        ordinal = self.stack[-1].count(f"call {path}") if self.stack else 0
+        self.stack.append(_OpenCall(path, ordinal, first))
+        try:
+            if isinstance(module, TARGETS):  # the model itself is one layer
+                return self.layer_call(path, call, module, args, kwargs)
+            return call(module, *args, **kwargs)
+        finally:
+            self.stack.pop()
 
     def layer_call(
         self, path: str, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any
@@ -165,6 +189,17 @@ class Recorder(TorchDispatchMode):
             self.inside_layer = False
         self.add_node("layer", inputs, tuple(_tensors(result)), layer=path)
         return result
+
+
+def _containers_anew(tree: Any) -> Any:
+    """The same leaves in new containers, which the caller may change as it likes."""
+    return tree_map(lambda leaf: leaf, tree)
+
+
+def _to_meta(tree: Any) -> Any:
+    return tree_map(
+        lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) and not leaf.is_meta else leaf, tree
+    )
 
 
 def _scalars(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
