@@ -1,0 +1,5 @@
+"""``python -m irnet_convert.cli``."""
+
+from irnet_convert.cli import main
+
+main()

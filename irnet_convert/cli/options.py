@@ -1,0 +1,96 @@
+"""What commands share: options, and how names on the command line become objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from irnet_convert.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from irnet_convert.policy import Policy
+
+out = Console()
+
+ModelName = Annotated[
+    str, typer.Argument(help="timm/NAME, torchvision/NAME, or the directory of a run.", metavar="MODEL")
+]
+PolicyName = Annotated[
+    str | None,
+    typer.Option("--policy", help="Name of a preset (irnet, irnet_w1a32, interior) or a YAML file."),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        "--input-size", help="Shape of the example input, as in 1x3x32x32. Default: the model's own."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Recipe keys to set, as in epochs=2 optimizer.lr=1e-3.", metavar="[KEY=VALUE]..."),
+]
+
+
+def show(item: Any, as_json: bool) -> None:
+    """Print what the commands found: as a table of rich's, or as JSON."""
+    if as_json:
+        print(json.dumps(item.to_dict(), indent=2))
+    else:
+        out.print(item)
+
+
+def model_named(name: str, kwargs: str) -> nn.Module:
+    """The model that the command line names: a run's, or a library's with fresh weights."""
+    from irnet_convert.networks import create_model
+    from irnet_convert.networks.create import model_spec_of
+
+    if (Path(name) / "recipe.yaml").is_file():
+        from irnet_convert.train import load
+
+        return load(name)
+    spec = model_spec_of(name)
+    return create_model(spec.model_copy(update={"kwargs": _json_object(kwargs)}))
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        raise ModelError(
+            f"--model-kwargs is {text!r}", expected="a JSON object",
+            mend="""write it as '{"num_classes": 10}', quoted for the shell""",
+        )  # fmt: skip
+    return found
+
+
+def read_policy(given: str | None) -> Policy | None:
+    """The policy that ``--policy`` names: a preset or a YAML file."""
+    from irnet_convert.policy import PRESETS, Policy
+
+    if given is None:
+        return None
+    return Policy.preset(given) if given in PRESETS or not Path(given).suffix else Policy.load(given)
+
+
+def example_sized(size: str | None) -> Any:
+    """Zeros of the shape that ``--input-size`` says, or None where it says nothing."""
+    if size is None:
+        return None
+    import torch
+
+    parts = size.lower().replace(",", "x").split("x")
+    if not all(p.isdigit() and int(p) > 0 for p in parts) or len(parts) < 2:
+        raise ModelError(
+            f"--input-size is {size!r}", expected="positive numbers joined by x, batch first",
+            mend="write it as 1x3x224x224",
+        )  # fmt: skip
+    return torch.zeros(*map(int, parts))

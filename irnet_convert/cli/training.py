@@ -1,0 +1,80 @@
+"""Commands that train and evaluate by recipes: train, eval, recipe list, recipe show."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from irnet_convert.cli.options import AsJson, Overrides, out
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name or a YAML file.", metavar="RECIPE")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+) -> None:
+    """Train what RECIPE says, in one process: build, binarize, fine-tune, evaluate, keep.
+
+    For several processes or machines: `accelerate launch -m irnet_convert.train RECIPE [KEY=VALUE]...`
+
+    Examples: `irnet-convert train digits_teacher`, `irnet-convert train my.yaml epochs=2 output=runs/short`
+    """
+    from irnet_convert.train.__main__ import main as train_main
+
+    code = train_main([recipe, *(overrides or []), *(["--resume"] if resume else [])])
+    raise typer.Exit(code)
+
+
+def evaluate(
+    run_dir: Annotated[
+        Path, typer.Argument(help="The directory that a training run wrote.", metavar="RUN_DIR")
+    ],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a finished run on its recipe's evaluation data, every sample once.
+
+    Example: `irnet-convert eval runs/digits`
+    """
+    from irnet_convert.train import evaluate_run
+
+    found = evaluate_run(run_dir, overrides or [])
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        out.print(
+            f"{run_dir}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, loss {found['loss']:.4f} "
+            f"({found['count']} images)",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def recipe_list() -> None:
+    """List the recipes that ship with the package."""
+    from rich.table import Table
+
+    from irnet_convert.recipe import Recipe, bundled_recipes
+
+    table = Table()
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it does", overflow="fold")
+    for name, path in bundled_recipes().items():
+        table.add_row(name, Recipe.load(path).description)
+    out.print(table)
+
+
+def recipe_show(
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name or a YAML file.", metavar="RECIPE")],
+    overrides: Overrides = None,
+) -> None:
+    """Print a recipe with every key resolved."""
+    from irnet_convert.recipe import Recipe, find_recipe
+
+    found = find_recipe(recipe)
+    print(f"# {found}", file=sys.stderr)
+    print(Recipe.load(found.path, overrides or []).to_yaml(), end="")
