@@ -46,6 +46,14 @@ class RewriteError(ModelError):
     """A graph rewrite failed or left the model in a state that its proof rejects."""
 
 
+class PackError(ModelError):
+    """The model cannot be packed as it stands, or a packed network is used as a model that trains."""
+
+
+class ProgramError(IrnetError):
+    """A packed network's program, graph or constants are malformed or contradict each other."""
+
+
 class PolicyError(IrnetError):
     """A policy, a rule or a saved plan is malformed or does not fit the model."""
 

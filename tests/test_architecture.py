@@ -28,10 +28,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"weights", "recipe"},
     "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites"},
     "data": {"recipe"},
+    "packed": {"binary", "layers", "graph.example"},
     "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
               "graph.replay", "plain_yaml", "policy", "weights"},
     "cli": {"binary", "layers", "policy", "graph", "convert", "report", "networks", "recipe", "data", "train",
-            "plain_yaml", "weights"},
+            "packed", "plain_yaml", "weights"},
 }  # fmt: skip
 
 PUBLIC = {
