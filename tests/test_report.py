@@ -121,3 +121,21 @@ def test_scale_counts_as_real_parameters() -> None:
 def test_transposed_convolution() -> None:
     summary = summarize(nn.Sequential(nn.ConvTranspose2d(3, 5, 2, stride=2)), torch.zeros(1, 3, 4, 4))
     assert summary.flops == 16 * 3 * 5 * 4
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_binary_convolutions_of_every_dimension(dims: int) -> None:
+    """A grouped transposed convolution takes each input place to 2^d output places of a group's channels."""
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
+    model = nn.Sequential(
+        conv(4, 4, 1), nn.Tanh(), conv(4, 6, 3, padding=1), nn.Tanh(),
+        transposed(6, 4, 2, stride=2, groups=2, bias=False), nn.Tanh(), conv(4, 2, 1),
+    )  # fmt: skip
+    summary = summarize(binarize(model, example_input=torch.zeros(1, 4, *[5] * dims)))
+    rows = {r.path: r for r in summary.layers}
+    assert rows["2"].bops == 5**dims * 6 * 4 * 3**dims
+    assert rows["4"].bops == 5**dims * 6 * 2 * 2**dims
+    assert (rows["2"].flops, rows["4"].flops) == (0, 0)
+    assert rows["4"].binary_params == 6 * 2 * 2**dims
+    assert rows["4"].kind == f"BinaryConvTranspose{dims}d"

@@ -140,9 +140,9 @@ def _input_channels(model: nn.Module, cfg: Mapping[str, Any]) -> int | None:
 _TORCHVISION_SIZES: dict[str, tuple[int, ...]] = {
     "inception": (3, 299, 299),
     "resnet_video": (3, 16, 112, 112),
-    "mvit": (3, 16, 224, 224),
-    "s3d": (3, 16, 224, 224),
-    "swin3d": (3, 8, 224, 224),
+    "mvit_video": (3, 16, 224, 224),
+    "s3d_video": (3, 16, 224, 224),
+    "swin_transformer_video": (3, 8, 224, 224),
 }
 
 
@@ -156,7 +156,7 @@ def _from_torchvision(model: nn.Module, training: bool) -> Example | None:
     if ".optical_flow." in home:
         one = _images(model, batch, 3, 128, 128).args[0]
         return Example(args=(one, one.clone()), batch=batch)
-    kind = "resnet_video" if home == "torchvision.models.video.resnet" else home.split(".")[-1]
+    kind = home.split(".")[-1] + ("_video" if ".video." in home else "")
     side = getattr(model, "image_size", None) or _side_of_weights(model) or 224
     return _images(model, batch, *_TORCHVISION_SIZES.get(kind, (3, side, side)))
 

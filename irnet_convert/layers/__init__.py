@@ -1,7 +1,7 @@
 """Binary layers: true subclasses of PyTorch's, one family a file."""
 
 from irnet_convert.layers.base import BinaryLayer
-from irnet_convert.layers.conv import BinaryConv2d
+from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from irnet_convert.layers.dense import Sign, SignedLayer
 from irnet_convert.layers.linear import BinaryLinear
 from irnet_convert.layers.model import binary_layers, param_groups, set_progress
@@ -9,10 +9,20 @@ from irnet_convert.layers.same import BinaryConv2dSame
 from irnet_convert.layers.scaled_std import BinaryScaledStdConv2d, BinaryScaledStdConv2dSame
 from irnet_convert.layers.std import BinaryStdConv2d, BinaryStdConv2dSame
 from irnet_convert.layers.table import binary_class_of
+from irnet_convert.layers.transposed import (
+    BinaryConvTranspose1d,
+    BinaryConvTranspose2d,
+    BinaryConvTranspose3d,
+)
 
 __all__ = [
+    "BinaryConv1d",
     "BinaryConv2d",
     "BinaryConv2dSame",
+    "BinaryConv3d",
+    "BinaryConvTranspose1d",
+    "BinaryConvTranspose2d",
+    "BinaryConvTranspose3d",
     "BinaryLayer",
     "BinaryLinear",
     "BinaryScaledStdConv2d",

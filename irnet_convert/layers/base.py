@@ -88,8 +88,7 @@ class BinaryLayer(nn.Module):
                 expected=f"a {cls.dense_kind.__name__} that is not binary yet",
                 mend="ask irnet_convert.layers.binary_class_of(layer) which class takes it",
             )
-        weight = layer.get_parameter("weight")
-        options = cls._options(weight[0].numel(), method, act_bits, scale, t_min, t_max)
+        options = cls._options(cls.fan_in_of(layer), method, act_bits, scale, t_min, t_max)
         new = cls.__new__(cls)
         # Hook dictionaries stay the same objects, since handles remove by them. Those that are about to
         # change are copied, so that the given layer stays whole.
@@ -99,6 +98,12 @@ class BinaryLayer(nn.Module):
         new._adopted()
         new._make_binary(options)
         return new
+
+    @classmethod
+    def fan_in_of(cls, layer: nn.Module) -> int:
+        """How many weights make one output channel of ``layer``: what Libra-PB takes its statistics over."""
+        weight = layer.get_parameter("weight")
+        return weight[0].numel() if len(weight) else 0
 
     @classmethod
     def _options(cls, fan_in: int, *options: Any) -> Options:
@@ -122,13 +127,14 @@ class BinaryLayer(nn.Module):
 
     # -- the forward pass
 
-    def forward(self, input: Tensor, zero_pad: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, zero_pad: Sequence[int] | None = None, **how: Any) -> Tensor:
         """Sign, then padding, then the layer's own arithmetic on binary weights.
 
         Args:
             input: as the dense layer takes it.
             zero_pad: amounts as for ``F.pad``. Applied after the sign, so that a padded place contributes 0:
                 what an explicit zero padding in front of the dense layer becomes.
+            **how: what else this family's arithmetic takes.
 
         Returns:
             As the dense layer does.
@@ -137,11 +143,19 @@ class BinaryLayer(nn.Module):
         x = METHODS[self.method].binarize_activation(input, ede) if self.act_bits == 1 else input
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
-        return self._contract(x, self._scaled_weight(ede))
+        return self._contract(x, self._scaled_weight(ede), **how)
 
     def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's own arithmetic: x and weight as they are, with its bias."""
         raise NotImplementedError
+
+    def _filters(self, weight: Tensor) -> Tensor:
+        """The weights with the output channel in front: (out, what one output channel is made of, ...)."""
+        return weight
+
+    def _from_filters(self, filters: Tensor) -> Tensor:
+        """The inverse of :meth:`_filters`."""
+        return filters
 
     def binary_weight(self) -> Tensor:
         """The ±2^s weights that the forward pass uses, without any scale.
@@ -149,16 +163,16 @@ class BinaryLayer(nn.Module):
         Returns:
             Shape, dtype and device of ``weight``; differentiable in it.
         """
-        ede = self._ede_of_this_pass()
-        return METHODS[self.method].binarize_weight(self.weight, ede).to(self.weight.dtype)
+        filters = METHODS[self.method].binarize_weight(self._filters(self.weight), self._ede_of_this_pass())
+        return self._from_filters(filters).to(self.weight.dtype)
 
     def _scaled_weight(self, ede: Tensor) -> Tensor:
         """±2^s times the factor per output channel, rounded to the weight's dtype once."""
-        weight = METHODS[self.method].binarize_weight(self.weight, ede)
+        filters = METHODS[self.method].binarize_weight(self._filters(self.weight), ede)
         factor = self._factor()
         if factor is not None:
-            weight = weight * factor.reshape(-1, *[1] * (weight.dim() - 1)).to(weight.dtype)
-        return weight.to(self.weight.dtype)
+            filters = filters * factor.reshape(-1, *[1] * (filters.dim() - 1)).to(filters.dtype)
+        return self._from_filters(filters).to(self.weight.dtype)
 
     def _factor(self) -> Tensor | None:
         """The factor per output channel, of any shape with (out,) elements."""
@@ -168,12 +182,12 @@ class BinaryLayer(nn.Module):
         """mean|w − mean(w)| per output channel: the magnitude that binarization takes from the weights.
 
         Args:
-            weight: latents, (out, ...).
+            weight: latents, shape of the layer's weight.
 
         Returns:
             (out,), dtype and device of ``weight``.
         """
-        rows = weight.detach().flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+        rows = self._filters(weight.detach()).flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
         return (rows - rows.mean(1, keepdim=True)).abs().mean(1).to(weight.dtype)
 
     def reset_parameters(self) -> None:

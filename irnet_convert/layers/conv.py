@@ -1,19 +1,21 @@
-"""BinaryConv2d: a true subclass of nn.Conv2d."""
+"""BinaryConv1d, BinaryConv2d, BinaryConv3d: true subclasses of PyTorch's, one implementation for all."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from math import prod
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from irnet_convert.layers.base import BinaryLayer
 
 
-class BinaryConv2d(BinaryLayer, nn.Conv2d):
-    """2D convolution with binary weights and, by default, binary activations.
+class BinaryConvNd(BinaryLayer):
+    """Convolution with binary weights and, by default, binary activations.
 
     The sign comes first and the padding after it, so that zero padding contributes exactly 0 and the other
-    padding modes repeat ±1. Every argument of nn.Conv2d means what it means there.
+    padding modes repeat ±1. Every argument of the dense layer means what it means there.
 
     Args:
         in_channels: as nn.Conv2d.
@@ -33,21 +35,24 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         t_min: start of the surrogate's schedule; the method's own if None.
         t_max: end of the surrogate's schedule; the method's own if None.
 
+    Attributes:
+        dims: number of spatial dimensions.
+
     Raises:
         ArgumentError: too small a fan-in, or a value out of range.
         UnknownNameError: no such method.
     """
 
-    dense_kind = nn.Conv2d
+    dims: ClassVar[int]
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: Any = "zeros",
@@ -60,11 +65,10 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         t_min: float | None = None,
         t_max: float | None = None,
     ) -> None:
-        kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        fan_in = in_channels // max(groups, 1) * kernel[0] * kernel[1]
+        fan_in = in_channels // max(groups, 1) * self.taps(kernel_size)
         options = self._options(fan_in, method, act_bits, scale, t_min, t_max)
-        nn.Conv2d.__init__(
-            self,
+        dense: Any = super().__init__
+        dense(
             in_channels,
             out_channels,
             kernel_size,
@@ -79,17 +83,42 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         )
         self._make_binary(options)
 
-    def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._conv_forward(x, weight, self.bias)
+    @classmethod
+    def taps(cls, kernel_size: int | Sequence[int]) -> int:
+        """Number of places that a kernel covers."""
+        return kernel_size**cls.dims if isinstance(kernel_size, int) else prod(kernel_size)
 
-    def _empty_plain(self) -> nn.Conv2d:
+    def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
+        conv: Any = self
+        return conv._conv_forward(x, weight, self.bias)
+
+    def _empty_plain(self) -> nn.Module:
+        conv: Any = self
         geometry: dict[str, Any] = {
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "padding": self.padding,
-            "dilation": self.dilation,
-            "groups": self.groups,
+            "kernel_size": conv.kernel_size,
+            "stride": conv.stride,
+            "padding": conv.padding,
+            "dilation": conv.dilation,
+            "groups": conv.groups,
             "bias": self.bias is not None,
-            "padding_mode": self.padding_mode,
+            "padding_mode": conv.padding_mode,
         }
-        return nn.Conv2d(self.in_channels, self.out_channels, **geometry, device="meta")
+        return self.dense_kind(conv.in_channels, conv.out_channels, **geometry, device="meta")
+
+
+class BinaryConv1d(BinaryConvNd, nn.Conv1d):
+    """nn.Conv1d with binary weights and, by default, binary activations; see :class:`BinaryConvNd`."""
+
+    dense_kind, dims = nn.Conv1d, 1
+
+
+class BinaryConv2d(BinaryConvNd, nn.Conv2d):
+    """nn.Conv2d with binary weights and, by default, binary activations; see :class:`BinaryConvNd`."""
+
+    dense_kind, dims = nn.Conv2d, 2
+
+
+class BinaryConv3d(BinaryConvNd, nn.Conv3d):
+    """nn.Conv3d with binary weights and, by default, binary activations; see :class:`BinaryConvNd`."""
+
+    dense_kind, dims = nn.Conv3d, 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class SignedLayer(nn.Module):
     """Sign, then zero padding, then a plain layer: what a binary layer computes, spelled out.
 
     Args:
-        layer: an nn.Conv2d or nn.Linear.
+        layer: a plain convolution, transposed convolution or linear layer.
         sign: the sign, or None for real-valued activations.
         same_pad: pad to TensorFlow's SAME size, by the input's size, before ``layer``.
     """
@@ -33,15 +34,15 @@ class SignedLayer(nn.Module):
         self.layer = layer
         self.same_pad = same_pad
 
-    def forward(self, x: Tensor, zero_pad: Sequence[int] | None = None) -> Tensor:
-        """As the binary layer's forward, ``zero_pad`` included."""
+    def forward(self, x: Tensor, *more: Any, zero_pad: Sequence[int] | None = None, **named: Any) -> Tensor:
+        """As the binary layer's forward, ``zero_pad`` included; the rest is the plain layer's."""
         if self.sign is not None:
             x = self.sign(x)
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
         if self.same_pad and isinstance(self.layer, nn.Conv2d):
             x = F.pad(x, same_padding(x, self.layer))
-        return self.layer(x)
+        return self.layer(x, *more, **named)
 
 
 def same_padding(x: Tensor, conv: nn.Conv2d) -> list[int]:

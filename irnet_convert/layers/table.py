@@ -9,18 +9,23 @@ import functools
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from irnet_convert.binary import method as method_of
 from irnet_convert.layers.base import BinaryLayer
-from irnet_convert.layers.conv import BinaryConv2d
+from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from irnet_convert.layers.linear import BinaryLinear
 from irnet_convert.layers.same import BinaryConv2dSame
 from irnet_convert.layers.scaled_std import BinaryScaledStdConv2d, BinaryScaledStdConv2dSame
 from irnet_convert.layers.std import BinaryStdConv2d, BinaryStdConv2dSame
+from irnet_convert.layers.transposed import (
+    BinaryConvTranspose1d,
+    BinaryConvTranspose2d,
+    BinaryConvTranspose3d,
+)
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -31,10 +36,19 @@ def _table() -> dict[type[nn.Module], type[BinaryLayer]]:
     from timm.layers.conv2d_same import Conv2dSame
     from timm.layers.linear import Linear
     from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+    from torchvision.models.video.resnet import Conv3DNoTemporal, Conv3DSimple
 
     return {
+        nn.Conv1d: BinaryConv1d,
         nn.Conv2d: BinaryConv2d,
+        nn.Conv3d: BinaryConv3d,
+        nn.ConvTranspose1d: BinaryConvTranspose1d,
+        nn.ConvTranspose2d: BinaryConvTranspose2d,
+        nn.ConvTranspose3d: BinaryConvTranspose3d,
         nn.Linear: BinaryLinear,
+        # These two are nn.Conv3d with other arguments, and are asked for a stride while a network is built.
+        Conv3DSimple: BinaryConv3d,
+        Conv3DNoTemporal: BinaryConv3d,
         # It differs from nn.Linear in nothing but a cast for TorchScript.
         Linear: BinaryLinear,
         Conv2dSame: BinaryConv2dSame,
@@ -74,10 +88,8 @@ def _why_not_known(layer: nn.Module) -> str:
         return "its weight is computed by a parametrization"
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         return "the output projection of nn.MultiheadAttention: its weight is read, its forward never called"
-    if isinstance(layer, _ConvTransposeNd | nn.Conv1d | nn.Conv3d):
-        return f"{kind} is not supported yet"
     if isinstance(layer, _ConvNd | nn.Linear):
-        base = "Linear" if isinstance(layer, nn.Linear) else "Conv2d"
+        base = next((cls.__name__ for cls in type(layer).__mro__ if cls in _table()), "_ConvNd")
         return f"an unknown subclass of {base} ({type(layer).__module__}.{kind}): its forward may differ"
     return f"{kind} is not a convolution or linear layer"
 
@@ -89,7 +101,7 @@ def _why_not_whole(layer: nn.Module, cls: type[BinaryLayer], min_fan_in: int) ->
         return "its weight is not a plain parameter (weight_norm, spectral_norm or pruning)"
     if weight.dtype not in _FLOATS:
         return f"its weight has dtype {weight.dtype}"
-    fan_in = weight[0].numel() if len(weight) else 0
+    fan_in = cls.fan_in_of(layer)
     if fan_in < min_fan_in:
         return (
             f"fan-in {fan_in}: with fewer than {min_fan_in} weights per output channel nothing can be learned"

@@ -137,3 +137,24 @@ def test_a_padding_that_others_read_too_stays_for_them() -> None:
     student(X)
     signs = padded_signs(student, X, (1, 2, 0, 1))
     assert torch.equal(got[0], F.conv2d(signs, student.middle.binary_weight()))
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_every_dimension(dims: int, transposed: bool) -> None:
+    plain: Any = {1: nn.Conv1d, 3: nn.Conv3d}[dims]
+    kind: Any = {1: nn.ConvTranspose1d, 3: nn.ConvTranspose3d}[dims] if transposed else plain
+    pad: Any = {1: nn.ConstantPad1d, 3: nn.ConstantPad3d}[dims]
+    model = nn.Sequential(
+        plain(3, 4, 1), nn.Tanh(), pad(1, 0.0), kind(4, 4, 3, stride=2, bias=False), nn.Tanh(), plain(4, 2, 1)
+    ).double()
+    x = torch.randn(2, 3, *[5] * dims, dtype=torch.float64)
+    student: Any = binarize(model, example_input=x, rewrites=[])
+    assert [(e.rewrite, e.form) for e in plan_of(student).edits] == [("padding", "module")]
+    student[3].scale.data.fill_(1.0)
+    got: list[Tensor] = []
+    student[3].register_forward_hook(lambda _, args, output: got.append(output))
+    student(x)
+    signs = F.pad(torch.where(student[1](student[0](x)) >= 0, 1.0, -1.0).double(), [1] * 2 * dims)
+    name = f"conv_transpose{dims}d" if transposed else f"conv{dims}d"
+    assert torch.equal(got[0], getattr(F, name)(signs, student[3].binary_weight(), stride=2))

@@ -8,12 +8,18 @@ import torch.nn.functional as F
 from timm import layers as timm_layers
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+from torchvision.models.video.resnet import Conv3DNoTemporal, Conv3DSimple
 
 from irnet_convert.binary import sign
 from irnet_convert.errors import ArgumentError
 from irnet_convert.layers import (
+    BinaryConv1d,
     BinaryConv2d,
     BinaryConv2dSame,
+    BinaryConv3d,
+    BinaryConvTranspose1d,
+    BinaryConvTranspose2d,
+    BinaryConvTranspose3d,
     BinaryLinear,
     BinaryScaledStdConv2d,
     BinaryScaledStdConv2dSame,
@@ -22,6 +28,7 @@ from irnet_convert.layers import (
     SignedLayer,
     binary_class_of,
 )
+from irnet_convert.layers.table import _table
 
 SAME = {
     timm_layers.Conv2dSame: BinaryConv2dSame,
@@ -34,14 +41,32 @@ STD = {
     timm_layers.ScaledStdConv2d: BinaryScaledStdConv2d,
     timm_layers.ScaledStdConv2dSame: BinaryScaledStdConv2dSame,
 }
-PLAIN = {nn.Conv2d: BinaryConv2d, nn.Linear: BinaryLinear, timm_layers.Linear: BinaryLinear}
+PLAIN = {
+    nn.Conv1d: BinaryConv1d,
+    nn.Conv2d: BinaryConv2d,
+    nn.Conv3d: BinaryConv3d,
+    nn.ConvTranspose1d: BinaryConvTranspose1d,
+    nn.ConvTranspose2d: BinaryConvTranspose2d,
+    nn.ConvTranspose3d: BinaryConvTranspose3d,
+    Conv3DSimple: BinaryConv3d,
+    Conv3DNoTemporal: BinaryConv3d,
+    nn.Linear: BinaryLinear,
+    timm_layers.Linear: BinaryLinear,
+}
+
+
+VIDEO = (Conv3DSimple, Conv3DNoTemporal)
 
 
 @pytest.mark.parametrize(("dense", "binary"), [*PLAIN.items(), *SAME.items(), *STD.items()])
 def test_table(dense, binary):
-    layer = dense(4, 6) if issubclass(dense, nn.Linear) else dense(4, 6, 3)
+    layer = dense(4, 6) if issubclass(dense, nn.Linear) or dense in VIDEO else dense(4, 6, 3)
     assert binary_class_of(layer) is binary
     assert type(binary.from_dense(layer)) is binary
+
+
+def test_the_table_is_tested_whole():
+    assert set(_table()) == {*PLAIN, *SAME, *STD}
 
 
 class Odd(nn.Conv2d):
@@ -49,6 +74,10 @@ class Odd(nn.Conv2d):
 
 
 class OddLinear(nn.Linear):
+    pass
+
+
+class OddTransposed(nn.ConvTranspose3d):
     pass
 
 
@@ -70,9 +99,8 @@ def _with_scale():
         (nn.MultiheadAttention(4, 2).out_proj, "nn.MultiheadAttention"),
         (Odd(4, 4, 3), "unknown subclass of Conv2d .*Odd"),
         (OddLinear(4, 4), "unknown subclass of Linear .*OddLinear"),
-        (nn.Conv1d(4, 4, 3), "Conv1d is not supported yet"),
-        (nn.Conv3d(4, 4, 3), "Conv3d is not supported yet"),
-        (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d is not supported yet"),
+        (OddTransposed(4, 4, 3), "unknown subclass of ConvTranspose3d .*OddTransposed"),
+        (timm_layers.CondConv2d(4, 4, 3), "CondConv2d is not a convolution"),
         (nn.Conv2d(4, 4, 1, groups=4), "fan-in 1"),
         (nn.Conv2d(2, 4, 1), "fan-in 2"),
         (nn.Linear(2, 4), "fan-in 2"),
