@@ -6,6 +6,7 @@ What passes here is safe to infer shapes for and to plan; sizes that only a call
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 
@@ -63,6 +64,12 @@ def check_version(text: str) -> None:
             expected=f"version {VERSION}",
             mend="install the irnet-convert that wrote it, or pack the model again with this one",
         )
+
+
+@functools.lru_cache(maxsize=256)
+def specs_of(program: Program) -> tuple[ValueSpec, ...]:
+    """What is known of every value of a program, inputs first; validated once."""
+    return check_program(program)
 
 
 def check_program(program: Program) -> tuple[ValueSpec, ...]:
