@@ -54,6 +54,10 @@ class ProgramError(IrnetError):
     """A packed network's program, graph or constants are malformed or contradict each other."""
 
 
+class PackedFileError(IrnetError):
+    """A packed network's file is missing, damaged, altered, of another version or not a packed file."""
+
+
 class PolicyError(IrnetError):
     """A policy, a rule or a saved plan is malformed or does not fit the model."""
 

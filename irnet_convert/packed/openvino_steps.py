@@ -1,0 +1,264 @@
+"""A program's steps as OpenVINO operators. Sizes are fixed: the CPU's BinaryConvolution takes no others.
+
+The sign is a FakeQuantize of two levels: bit 1 where x > t, and with t the largest negative number that is
+x >= 0, false for NaN. With outputs 0 and 1 the CPU plugin writes bits, which BinaryConvolution reads as −1
+and +1; its own sign would be −1 at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset1, opset14
+from torch import Tensor
+
+from irnet_convert.packed.blob import constant
+from irnet_convert.packed.check import check_program
+from irnet_convert.packed.shapes import Shape, conv_padding, infer_shapes
+from irnet_convert.packed.steps import (
+    Activation,
+    Add,
+    Affine,
+    AvgPool,
+    BinaryConv,
+    BinaryLinear,
+    Clamp,
+    Concat,
+    Conv,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    Pointwise,
+    Post,
+    Prelu,
+    Program,
+    Step,
+    Subsample,
+    ValueSpec,
+)
+
+#: The largest negative float32: x > it is x >= 0.
+_BELOW_ZERO = float(np.float32(-1.4e-45))
+#: What the CPU's BinaryConvolution takes on every instruction set: zeros left and right, kernel width.
+_MOST_SIDE, _WIDEST = 2, 7
+_PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}
+_PLAIN = {
+    "hardswish": opset14.hswish, "hardsigmoid": opset14.hsigmoid, "silu": opset14.swish,
+    "sigmoid": opset14.sigmoid, "tanh": opset14.tanh,
+    "gelu": lambda x: opset14.gelu(x, "erf"), "gelu_tanh": lambda x: opset14.gelu(x, "tanh"),
+}  # fmt: skip
+
+Node = Any
+
+
+class Operators:
+    """The operators of one program for inputs of fixed shapes.
+
+    Args:
+        program: validated.
+        blob: its constants.
+        inputs: one node for each of the program's inputs.
+        shapes: their shapes.
+
+    Attributes:
+        outputs: a node for each of the program's outputs.
+    """
+
+    def __init__(
+        self, program: Program, blob: Tensor, inputs: Sequence[Node], shapes: Sequence[Shape]
+    ) -> None:
+        self._program, self._blob = program, blob
+        self._specs = check_program(program)
+        self._shapes = infer_shapes(program, shapes)
+        self._values = list(inputs)
+        self._signs: dict[tuple[int, bool], Node] = {}
+        for number, step in enumerate(program.steps, start=len(inputs)):
+            node = self._accumulate(step)
+            for post in step.post:
+                node = self._post(post, node, self._specs[number])
+            self._values.append(node)
+        self.outputs = [self._values[i] for i in program.outputs]
+
+    def _accumulate(self, step: Step) -> Node:
+        if isinstance(step, Concat):
+            return opset14.concat([self._values[i] for i in step.inputs], 1 if step.layout == "map" else -1)
+        x, shape = self._values[step.input], self._shapes[step.input]
+        if isinstance(step, BinaryConv):
+            return self._binary_conv(step, shape)
+        if isinstance(step, Conv):
+            return self._real_conv(step, x, shape)
+        if isinstance(step, BinaryLinear):
+            return self._binary_linear(step, x, shape)
+        if isinstance(step, Linear):
+            return opset14.matmul(x, self._weight(step.weight), False, True)
+        if isinstance(step, MaxPool | AvgPool):
+            return _pool(step, x)
+        if isinstance(step, GlobalAvgPool):
+            return opset14.reduce_mean(x, _ints(2, 3), step.keep_dims)
+        if isinstance(step, Flatten):
+            return opset14.reshape(x, _ints(-1, step.features), False)
+        if isinstance(step, Subsample):
+            return _subsample(step, x, shape)
+        assert isinstance(step, Pointwise)
+        return x
+
+    # -- binary layers
+
+    def _binary_conv(self, step: BinaryConv, shape: Shape) -> Node:
+        weight = constant(self._program, self._blob, step.weight)
+        amounts = self._amounts(step, weight, shape)
+        real = step.groups > 1 or max(amounts[:2]) > _MOST_SIDE or weight.shape[3] > _WIDEST
+        if step.pad_mode == "zeros":
+            x = self._sign(step.input, bits=not real)
+        else:  # the other modes repeat values, so that the sign may come after them
+            x = _padded(self._values[step.input], amounts, step.pad_mode)
+            x, amounts = (_plus_minus(x) if real else _bits(x, shape[1])), (0, 0, 0, 0)
+        if real:
+            # The clamp changes nothing; it keeps what follows from being multiplied into the ±1 weights.
+            most = float(weight[0].numel())
+            return opset14.clamp(_convolution(x, _real_signs(weight), step, amounts), -most, most)
+        left, right, top, bottom = amounts
+        return opset1.binary_convolution(
+            x, _packed(weight), list(step.stride), [top, left], [bottom, right], list(step.dilation),
+            "xnor-popcount", 0.0,
+        )  # fmt: skip
+
+    def _binary_linear(self, step: BinaryLinear, x: Node, shape: Shape) -> Node:
+        weight = constant(self._program, self._blob, step.weight)
+        rows = opset14.reshape(x, _ints(-1, shape[-1], 1, 1), False)
+        node = opset1.binary_convolution(
+            _bits(rows, shape[-1]), _packed(weight[:, :, None, None]), [1, 1], [0, 0], [0, 0], [1, 1],
+            "xnor-popcount", 0.0,
+        )  # fmt: skip
+        return opset14.reshape(node, _ints(*shape[:-1], weight.shape[0]), False)
+
+    def _sign(self, value: int, bits: bool) -> Node:
+        """The sign of a value, made once however many steps take it."""
+        if (value, bits) not in self._signs:
+            x = self._values[value]
+            self._signs[value, bits] = _bits(x, self._specs[value].channels) if bits else _plus_minus(x)
+        return self._signs[value, bits]
+
+    # -- real layers
+
+    def _real_conv(self, step: Conv, x: Node, shape: Shape) -> Node:
+        amounts = self._amounts(step, constant(self._program, self._blob, step.weight), shape)
+        if step.pad_mode != "zeros":
+            x, amounts = _padded(x, amounts, step.pad_mode), (0, 0, 0, 0)
+        weight = self._weight(step.weight)
+        if step.input_bits is None:
+            return _convolution(x, weight, step, amounts)
+        top = float((1 << (step.input_bits - 1)) - 1)
+        scale = opset14.divide(opset14.reduce_max(opset14.abs(x), _ints(1, 2, 3), True), _floats(top))
+        rounded = opset14.round(opset14.divide(x, scale), "half_to_even")
+        whole = opset14.select(opset14.greater(scale, _floats(0.0)), rounded, _floats(0.0))
+        return opset14.multiply(_convolution(whole, weight, step, amounts), scale)
+
+    def _weight(self, index: int) -> Node:
+        """A weight of a real layer as float32; ±1 are kept in a byte each."""
+        weight = constant(self._program, self._blob, index)
+        if self._program.constants[index].dtype == "bits":
+            return _real_signs(weight)
+        return opset14.constant(weight.float().numpy())
+
+    def _amounts(self, step: BinaryConv | Conv, weight: Tensor, shape: Shape) -> tuple[int, int, int, int]:
+        return conv_padding(step.padding, shape[2:], weight.shape[2:], step.stride, step.dilation)
+
+    # -- what follows an accumulator
+
+    def _post(self, post: Post, y: Node, out: ValueSpec) -> Node:
+        if isinstance(post, Affine):
+            scaled = opset14.multiply(y, self._per_channel(post.scale, out))
+            return opset14.add(scaled, self._per_channel(post.shift, out))
+        if isinstance(post, Add):
+            return opset14.add(y, self._values[post.value])
+        if isinstance(post, Clamp):
+            if post.min is None or post.max is None:
+                y = y if post.min is None else opset14.maximum(y, _floats(post.min))
+                return y if post.max is None else opset14.minimum(y, _floats(post.max))
+            return opset14.clamp(y, post.min, post.max)
+        if isinstance(post, Prelu):
+            bent = opset14.multiply(y, self._per_channel(post.slope, out))
+            return opset14.select(opset14.greater(y, _floats(0.0)), y, bent)
+        assert isinstance(post, Activation)
+        return _PLAIN[post.name](y)
+
+    def _per_channel(self, index: int, out: ValueSpec) -> Node:
+        vector = constant(self._program, self._blob, index).numpy()
+        return opset14.constant(vector.reshape(1, -1, 1, 1) if out.layout == "map" else vector)
+
+
+def _bits(x: Node, channels: int) -> Node:
+    """Bit 1 where x >= 0, of a map."""
+    below = opset14.constant(np.full((1, channels, 1, 1), _BELOW_ZERO, np.float32))
+    zero, one = (opset14.constant(np.full((1, 1, 1, 1), v, np.float32)) for v in (0, 1))
+    return opset14.fake_quantize(x, below, below, zero, one, 2)
+
+
+def _plus_minus(x: Node) -> Node:
+    return opset14.select(opset14.greater_equal(x, _floats(0.0)), _floats(1.0), _floats(-1.0))
+
+
+def _packed(weight: Tensor) -> Node:
+    """±1 weights (O, I, kH, kW) as u1: in this order, lowest bit of a byte first."""
+    bits = np.packbits((weight > 0).numpy().reshape(-1), bitorder="little")
+    return opset14.constant(ov.Tensor(bits, ov.Shape(list(weight.shape)), ov.Type.u1))
+
+
+def _real_signs(weight: Tensor) -> Node:
+    return opset14.convert(opset14.constant(weight.numpy().astype(np.int8)), "f32")
+
+
+def _convolution(x: Node, weight: Node, step: BinaryConv | Conv, amounts: tuple[int, int, int, int]) -> Node:
+    left, right, top, bottom = amounts
+    place = (list(step.stride), [top, left], [bottom, right], list(step.dilation))
+    if step.groups == 1:
+        return opset14.convolution(x, weight, *place)
+    out, *rest = weight.shape
+    split = opset14.reshape(weight, _ints(step.groups, out // step.groups, *rest), False)
+    return opset14.group_convolution(x, split, *place)
+
+
+def _padded(x: Node, amounts: tuple[int, int, int, int], mode: str) -> Node:
+    left, right, top, bottom = amounts
+    if mode == "circular":
+        for axis, (before, after) in ((2, (top, bottom)), (3, (left, right))):
+            parts = [_slice(x, -before, 2**31 - 1, axis)] if before else []
+            x = opset14.concat([*parts, x, *([_slice(x, 0, after, axis)] if after else [])], axis)
+        return x
+    return opset14.pad(x, _ints(0, 0, top, left), _ints(0, 0, bottom, right), _PAD_MODES[mode])
+
+
+def _slice(x: Node, start: int, stop: int, axis: int) -> Node:
+    return opset14.slice(x, _ints(start), _ints(stop), _ints(1), _ints(axis))
+
+
+def _pool(step: MaxPool | AvgPool, x: Node) -> Node:
+    pads, rounding = list(step.padding), "ceil_torch" if step.ceil_mode else "floor"
+    if isinstance(step, MaxPool):
+        return opset14.max_pool(
+            x, list(step.stride), list(step.dilation), pads, pads, list(step.kernel), rounding
+        ).output(0)
+    return opset14.avg_pool(
+        x, list(step.stride), pads, pads, list(step.kernel), not step.count_include_pad, rounding
+    )
+
+
+def _subsample(step: Subsample, x: Node, shape: Shape) -> Node:
+    if step.stride != (1, 1):
+        x = opset14.slice(x, _ints(0, 0), _ints(*shape[2:]), _ints(*step.stride), _ints(2, 3))
+    if not step.before and not step.after:
+        return x
+    return opset14.pad(x, _ints(0, step.before, 0, 0), _ints(0, step.after, 0, 0), "constant", _floats(0.0))
+
+
+def _ints(*numbers: int) -> Node:
+    return opset14.constant(np.array(numbers, np.int64))
+
+
+def _floats(number: float) -> Node:
+    return opset14.constant(np.float32(number))
