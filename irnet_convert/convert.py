@@ -102,7 +102,7 @@ def binarize(
         )
     target = model if inplace else _copied(model)
     with Undo() as undo:
-        apply_plan(target, made, undo)
+        apply_plan(target, made, undo, found.traces)
         prove(target, made, found)
     return target
 

@@ -39,7 +39,7 @@ class _Alone(Recorder):
         name = self.path_in_model[module]
         ordinal = self.seen.get(name, 0)
         self.seen[name] = ordinal + 1
-        result = tree_map(_another, self.before.returned[name, ordinal])
+        result = self.before.returned[name, ordinal]
         given = tree_leaves((args, kwargs))
         self.add_node(
             "call",
@@ -49,10 +49,6 @@ class _Alone(Recorder):
             layer=name,
         )
         return result
-
-
-def _another(leaf: Any) -> Any:
-    return torch.empty_like(leaf) if isinstance(leaf, Tensor) else leaf
 
 
 def does_the_same(module: nn.Module, graphs: Graphs, call: Call, path_of: dict[nn.Module, str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from irnet_convert.errors import PolicyError, RewriteError, nearest
 from irnet_convert.graph.plan import Decision, Edit, Plan
 from irnet_convert.graph.record import TARGETS
 from irnet_convert.graph.rewrites import REWRITES
+from irnet_convert.graph.routed import route
 from irnet_convert.graph.traced import Graphs, UntraceableError, install, trace
 from irnet_convert.layers import binary_class_of
 
@@ -43,11 +45,18 @@ class Undo:
 class Editor:
     """Changes a model on behalf of the rewrites; graphs are traced once an owner and installed together."""
 
-    def __init__(self, model: nn.Module, plan: Plan, undo: Undo) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, undo: Undo, traces: Mapping[str, Graphs]) -> None:
         self.model = model
         self._plan = plan
         self._undo = undo
+        self._traces = traces
         self._graphs: dict[str, Graphs] = {}
+        self._routes: dict[str, list[str]] = {}
+        self._places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+        for parent in model.modules():
+            for name, child in parent._modules.items():
+                if child is not None:
+                    self._places.setdefault(child, []).append((parent, name))
 
     def module(self, path: str) -> nn.Module:
         """The module at ``path`` as it is now.
@@ -69,7 +78,9 @@ class Editor:
 
     def graphs(self, owner: str) -> Graphs:
         """The graphs of an owner's forward, to be edited; :meth:`finish` installs them."""
-        if owner not in self._graphs:
+        if owner not in self._graphs and owner in self._traces:
+            self._graphs[owner] = copy.deepcopy(self._traces[owner])
+        elif owner not in self._graphs:
             try:
                 self._graphs[owner] = trace(self.module(owner), set(self._plan.traced.get(owner, ())))
             except UntraceableError as error:
@@ -94,29 +105,43 @@ class Editor:
                 f"the model is itself one {type(old).__name__}", expected="a model that holds layers",
                 mend="wrap it in nn.Sequential",
             )  # fmt: skip
-        for parent in self.model.modules():
-            for name, child in list(parent._modules.items()):
-                if child is old:
-                    parent._modules[name] = new
-                    self._undo.add(lambda p=parent, n=name: p._modules.__setitem__(n, old))
+        for parent, name in self._places[old]:
+            parent._modules[name] = new
+            self._undo.add(lambda p=parent, n=name: p._modules.__setitem__(n, old))
+        self._places[new] = self._places.pop(old)
+
+    def route(self, owner: str, name: str) -> None:
+        """Have an owner's forward call its descendant ``name`` where it applies that one's weight."""
+        self.module(owner)
+        self._routes.setdefault(owner, []).append(name)
 
     def finish(self) -> None:
-        """Install every graph that was edited."""
+        """Install every graph that was edited, and around them what calls layers that were bypassed."""
         for owner, graphs in self._graphs.items():
             module = self.module(owner)
             install(module, graphs)
             self._undo.add(lambda m=module: vars(m).pop("forward", None))
+        for owner, names in self._routes.items():
+            module = self.module(owner)
+            route(module, names)
+            self._undo.add(lambda m=module: vars(m).pop("forward", None))
 
 
-def apply_plan(model: nn.Module, plan: Plan, undo: Undo) -> None:
+def apply_plan(model: nn.Module, plan: Plan, undo: Undo, traces: Mapping[str, Graphs] | None = None) -> None:
     """Convert ``model`` in place by ``plan``. Call it inside ``with undo:``.
+
+    Args:
+        model: what to convert.
+        plan: what to do.
+        undo: takes it back if something fails.
+        traces: graphs of forwards that are known already; what is not there is traced.
 
     Raises:
         PolicyError: the plan names layers that the model does not have, or of another kind.
         RewriteError: an edit's place is not there.
     """
     _check_fits(model, plan)
-    editor = Editor(model, plan, undo)
+    editor = Editor(model, plan, undo, traces or {})
     for decision in plan.binarized:
         editor.replace(decision.path, _binary_for(editor.module(decision.path), decision))
     for edit in plan.edits:

@@ -135,6 +135,8 @@ def _decision(survey: Survey, path: str, rule: Rule | None, kept: str | None) ->
     cls = binary_class_of(layer)
     scale = binarize and path in survey.needs_scale and not isinstance(cls, str) and cls.takes_scale
     why = kept or f"{METHODS[rule.method].name} W1A{rule.act_bits}" if rule else kept
+    if binarize and (reader := survey.bypassed_by(path)):
+        why = f"{why}, called where {reader} applied its weight"
     if scale:
         why = f"{why}, scale per channel: no normalisation follows"
     return Decision(
@@ -154,7 +156,7 @@ def _decision(survey: Survey, path: str, rule: Rule | None, kept: str | None) ->
 
 def _owners(survey: Survey, edits: Sequence[Edit]) -> list[str]:
     """Every module whose forward the edits may replace, norms with an activation of their own included."""
-    owners = dict.fromkeys(e.owner for e in edits if e.form != "module")
+    owners = dict.fromkeys(e.owner for e in edits if e.form != "module" and e.rewrite != "projection")
     for edit in edits:
         if edit.form == "identity_norm_act":
             owners.update(dict.fromkeys(n for n in survey.norm_owners if n.rpartition(".")[0] == edit.owner))

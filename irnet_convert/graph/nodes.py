@@ -38,6 +38,7 @@ class Node:
         inputs: ids of the values that are read.
         outputs: ids of the values that are made.
         scalars: the arguments that are not tensors, in the order of the operator's schema.
+        bypassed: the layer's forward was not called: its owner gave its weight to ``F.linear`` instead.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Node:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     scalars: tuple[Any, ...] = ()
+    bypassed: bool = False
 
     @property
     def owner(self) -> str:

@@ -50,6 +50,7 @@ class Recorder(TorchDispatchMode):
             first = self.path_of.setdefault(module, path)
             self.record.paths[first] = (*self.record.paths.get(first, ()), path)
         self.names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
+        self.linears = {id(m.weight): p for m, p in self.path_of.items() if isinstance(m, nn.Linear)}
         self.stack: list[_OpenCall] = []
         self.inside_layer = False
         self.values: dict[int, int] = {}  # id(tensor) -> its current value
@@ -91,6 +92,7 @@ class Recorder(TorchDispatchMode):
         outputs: tuple[Tensor, ...],
         scalars: tuple[Any, ...] = (),
         layer: str | None = None,
+        bypassed: bool = False,
     ) -> int:
         """Note one operator or layer call; the first value that it made is returned."""
         made = tuple(self.new_value(t) for t in outputs)
@@ -99,7 +101,7 @@ class Recorder(TorchDispatchMode):
             Node(
                 index=len(self.record.nodes), op=op, layer=layer,
                 frames=tuple(call.frame for call in self.stack), ordinal=caller.count(f"op {layer or op}"),
-                inputs=inputs, outputs=made, scalars=scalars,
+                inputs=inputs, outputs=made, scalars=scalars, bypassed=bypassed,
             )
         )  # fmt: skip
         return made[0] if made else -1
@@ -134,12 +136,22 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         outputs = tuple(_tensors(result))
         scalars = _scalars(func._schema, args, kwargs)
+        layer = self.bypassed(op, read)
+        if layer is not None:
+            self.add_node("layer", inputs[:1], outputs, layer=layer, bypassed=True)
+            return result
         in_place = {id(t) for t in read} & {id(t) for t in outputs}
         value = self.add_node(op.removesuffix("_") if in_place else op, inputs, outputs, scalars)
         for tensor in outputs:
             if id(tensor) in in_place:
                 self.writer[_storage(tensor)] = (value, id(tensor))
         return result
+
+    def bypassed(self, op: str, read: tuple[Tensor, ...]) -> str | None:
+        """The linear layer whose weight the running forward applies itself, if it is one below it."""
+        layer = self.linears.get(id(read[1])) if op == "linear" else None
+        inside = self.stack[-1].frame.path
+        return layer if layer is not None and (not inside or layer.startswith(inside + ".")) else None
 
     # -- modules --------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from torch import nn
 from irnet_convert.errors import RecordError
 from irnet_convert.graph import flow
 from irnet_convert.graph.example import Example, example_of
+from irnet_convert.graph.kind import kind_of
 from irnet_convert.graph.ops import NORMS
 from irnet_convert.graph.record import TARGETS, Record, record
 from irnet_convert.graph.traced import Graphs, UntraceableError, trace
@@ -37,6 +38,7 @@ class Survey:
     given: Any = None
     verified: set[str] = field(default_factory=set)
     _traces: dict[str, Graphs | str] = field(default_factory=dict)
+    _by_kind: dict[object, Graphs | str] = field(default_factory=dict)
 
     def record_of(self, layer: str) -> Record | None:
         """The first recording in which ``layer`` was called."""
@@ -108,6 +110,11 @@ class Survey:
                     found[by_name[name]] = f"{readers[0].op} in {readers[0].owner or 'the model'}"
         return found
 
+    def bypassed_by(self, path: str) -> str | None:
+        """The module that gives this layer's weight to ``F.linear`` itself, without calling the layer."""
+        calls = (call for rec in self.records for call in rec.calls.get(path, ()) if call.bypassed)
+        return next((call.owner or "the model" for call in calls), None)
+
     @cached_property
     def tied(self) -> dict[str, str]:
         """Layers whose weight is another layer's too → that layer."""
@@ -133,14 +140,26 @@ class Survey:
             UntraceableError: with the reason.
         """
         if owner not in self._traces:
-            try:
-                self._traces[owner] = trace(self.model.get_submodule(owner), self.passed(owner))
-            except UntraceableError as error:
-                self._traces[owner] = str(error)
+            module, passed = self.model.get_submodule(owner), self.passed(owner)
+            kind = kind_of(module, passed)
+            if kind is None or kind not in self._by_kind:
+                try:
+                    self._traces[owner] = trace(module, passed)
+                except UntraceableError as error:
+                    self._traces[owner] = str(error)
+                if kind is not None:
+                    self._by_kind[kind] = self._traces[owner]
+            else:
+                self._traces[owner] = self._by_kind[kind]
         found = self._traces[owner]
         if isinstance(found, str):
             raise UntraceableError(found)
         return found
+
+    @property
+    def traces(self) -> dict[str, Graphs]:
+        """The graphs that were made so far."""
+        return {owner: found for owner, found in self._traces.items() if not isinstance(found, str)}
 
     def distrust(self, owner: str, reason: str) -> None:
         """Take ``owner``'s forward as one that cannot be traced."""

@@ -7,10 +7,12 @@ of a functional batch norm) is right in both.
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 import inspect
 from dataclasses import dataclass
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
@@ -97,12 +99,13 @@ def trace(owner: nn.Module, passed: set[str]) -> Graphs:
     if isinstance(owner, torch.jit.ScriptModule):
         raise UntraceableError("it is a TorchScript module")
     before, graphs = dict(vars(owner)), {}
+    held = {name: copy.copy(value) for name, value in before.items() if isinstance(value, _CONTAINERS)}
     try:
         with torch.random.fork_rng():
             for mode in (False, True):
                 owner.training = mode
                 graphs[mode] = _OwnerTracer(passed).trace(owner)
-                _check_same_attributes(owner, {**before, "training": mode})
+                _check_same_attributes(owner, {**before, "training": mode}, held)
     except UntraceableError:
         raise
     except Exception as error:  # fx and the traced forward raise anything at all
@@ -110,12 +113,35 @@ def trace(owner: nn.Module, passed: set[str]) -> Graphs:
     finally:
         vars(owner).clear()
         vars(owner).update(before)
+        for name, content in held.items():
+            _refill(before[name], content)
     return graphs
 
 
-def _check_same_attributes(owner: nn.Module, before: dict[str, Any]) -> None:
+_CONTAINERS = (dict, list, set)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Put back what a container held, if the traced forward changed it."""
+    if not _same_items(container, content):
+        container.clear()
+        container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def _same_items(a: Any, b: Any) -> bool:
+    """Whether two containers hold the same objects (proxies and tensors must not be compared by value)."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(value is b[key] for key, value in a.items())
+    ids = [[id(v) for v in c] for c in (a, b)]
+    return ids[0] == ids[1] or (isinstance(a, set) and set(ids[0]) == set(ids[1]))
+
+
+def _check_same_attributes(owner: nn.Module, before: dict[str, Any], held: dict[str, Any]) -> None:
     """Refuse a forward that keeps something on its module: it would happen while tracing, with proxies."""
     now = vars(owner)
+    for name, content in held.items():
+        if not _same_items(before[name], content):
+            raise UntraceableError(f"it keeps something in {name}")
     changed = [k for k in now.keys() | before.keys() if k not in now or now[k] is not before.get(k)]
     if changed:
         raise UntraceableError(f"it sets the attribute {min(changed)}")
@@ -153,7 +179,7 @@ class GraphForward:
             # The source is fx's own rendering of a graph traced from the module's code; no text of a
             # file or of a user enters it.
             scope = dict(self.names[mode])
-            exec(compile(source, f"<rewritten {type(self.owner).__name__}.forward>", "exec"), scope)
+            exec(_code(source, f"<rewritten {type(self.owner).__name__}.forward>"), scope)
             self.functions[mode] = scope["forward"]
         self.signature = inspect.signature(type(self.owner).forward)
 
@@ -203,6 +229,11 @@ class GraphForward:
         self.__dict__.update(state)
         self.names = {m: {k: _Module.real(v) for k, v in s.items()} for m, s in state["names"].items()}
         self._compile()
+
+
+@functools.lru_cache(maxsize=512)
+def _code(source: str, name: str) -> CodeType:
+    return compile(source, name, "exec")
 
 
 def _is_default(given: Any, default: Any) -> bool:

@@ -7,16 +7,18 @@ Each is a module with two functions and a tuple: ``collect(survey, binary)`` loo
 
 from types import ModuleType
 
-from irnet_convert.graph.rewrites import activation, padding, shortcut
+from irnet_convert.graph.rewrites import activation, padding, projection, shortcut
 
 REWRITES: dict[str, ModuleType] = {
     "activation": activation,
     "padding": padding,
+    "projection": projection,
     "shortcut": shortcut,
 }
 
 #: What ``rewrites=None`` means, and what a caller may choose from.
 DEFAULT = ("activation", "shortcut")
 
-#: Applied whatever the caller chooses: without it, zero padding would count as +1.
-ALWAYS = ("padding",)
+#: Applied whatever the caller chooses: without them, zero padding would count as +1, and a layer whose weight
+#: its owner applies would stay real.
+ALWAYS = ("padding", "projection")

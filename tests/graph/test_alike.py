@@ -1,0 +1,131 @@
+"""Traced forwards against the forwards themselves, run alone; and which modules share one trace."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from irnet_convert import binarize, plan
+from irnet_convert.graph.alike import does_the_same
+from irnet_convert.graph.example import example_of
+from irnet_convert.graph.kind import kind_of
+from irnet_convert.graph.record import record
+from irnet_convert.graph.survey import survey
+from irnet_convert.graph.traced import UntraceableError, trace
+
+X = torch.zeros(2, 6, 8, 8)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int = 6, gain: Any = 2.0) -> None:
+        super().__init__()
+        self.conv, self.norm, self.gain = nn.Conv2d(6, width, 3, padding=1), nn.BatchNorm2d(width), gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) * self.gain
+
+
+class Cached(Block):
+    """Keeps something in a dict in evaluation mode, as LeViT's attention keeps its biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if not self.training:
+            y = y + self.cache.setdefault("bias", y.mean())
+        return y
+
+
+class Net(nn.Module):
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Conv2d(6, 6, 1), nn.Sequential(*blocks), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def alone(block: nn.Module, *, of: nn.Module | None = None, training_only: bool = False) -> bool:
+    """Whether the graphs of ``of`` do what ``block`` does, by its call in a recording."""
+    net = Net(block)
+    rec = record(net, example_of(net, X))
+    paths = {module: path for path, module in net.named_modules()}
+    graphs = trace(of or block, {"x"})
+    if training_only:
+        graphs[False] = trace(block, {"x"})[False]
+    return does_the_same(block, graphs, rec.first_calls["blocks.0"], paths)
+
+
+def test_a_true_graph_does_the_same() -> None:
+    assert alone(Block())
+
+
+@pytest.mark.parametrize("training_only", [False, True])
+def test_another_number_in_the_graph_is_seen_in_either_mode(training_only: bool) -> None:
+    assert not alone(Block(), of=Block(gain=3.0), training_only=training_only)
+
+
+def test_running_alone_leaves_the_module_as_it_was() -> None:
+    block = Block()
+    before, state = dict(vars(block)), {k: v.clone() for k, v in block.state_dict().items()}
+    assert alone(block)
+    assert vars(block) == before
+    assert all(torch.equal(v, state[k]) for k, v in block.state_dict().items())
+
+
+def test_the_recorded_calls_hold_no_values() -> None:
+    net = Net(Block())
+    calls = record(net, example_of(net, X)).first_calls
+    assert calls["blocks.0"].args[0].is_meta
+    assert calls["blocks.0"].times == 1
+    assert {name for name, _ in calls["blocks.0"].returned} == {"blocks.0.conv", "blocks.0.norm"}
+
+
+def test_modules_of_one_kind_are_traced_once() -> None:
+    found = survey(Net(Block(), Block(), Block(gain=3.0)), X)
+    graphs = [found.graphs(f"blocks.{i}") for i in range(3)]
+    assert graphs[0] is graphs[1]
+    assert graphs[0] is not graphs[2]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Block(), Block(gain=3.0)),
+        (Block(), Block(width=8)),
+        (Block(), Block().eval()),
+        (Block(gain=(1, [2])), Block(gain=(1, [3]))),
+    ],
+)
+def test_what_differs_is_of_another_kind(one: nn.Module, other: nn.Module) -> None:
+    assert kind_of(one, {"x"}) is not None
+    assert kind_of(one, {"x"}) != kind_of(other, {"x"})
+    assert kind_of(one, {"x"}) != kind_of(one, set())
+
+
+def test_an_attribute_that_is_not_plain_has_no_kind() -> None:
+    assert kind_of(Block(gain=torch.ones(())), {"x"}) is None
+    assert kind_of(Block(gain={"a": 1}), {"x"}) is None
+
+
+def test_a_shared_trace_is_edited_for_each_module_alone() -> None:
+    student: Any = binarize(Net(Block(), Block(gain=3.0), Block()), example_input=X).eval()
+    x = student.stem(torch.randn(2, 6, 8, 8))
+    for block in student.blocks:
+        assert torch.equal(block(x), (block.norm(block.conv(x)) + x) * block.gain)
+
+
+def test_a_forward_that_fills_a_dict_is_not_traced_and_stays_as_it_was() -> None:
+    block = Cached().eval()
+    with pytest.raises(UntraceableError, match="cache"):
+        trace(block, {"x"})
+    assert block.cache == {}
+    net = Net(Cached())
+    assert any("it keeps something in cache" in note for note in plan(net, example_input=X).notes)
+    student: Any = binarize(net, example_input=X).eval()
+    assert student.blocks[0].cache == {}
+    assert student(torch.randn(2, 6, 8, 8)).shape == (2, 2)
