@@ -43,8 +43,6 @@ from irnet_convert.packed.steps import (
 
 #: The largest negative float32: x > it is x >= 0.
 _BELOW_ZERO = float(np.float32(-1.4e-45))
-#: What the CPU's BinaryConvolution takes on every instruction set: zeros left and right, kernel width.
-_MOST_SIDE, _WIDEST = 2, 7
 _PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}
 _PLAIN = {
     "hardswish": opset14.hswish, "hardsigmoid": opset14.hsigmoid, "silu": opset14.swish,
@@ -74,13 +72,14 @@ class Operators:
         self._program, self._blob = program, blob
         self._specs = check_program(program)
         self._shapes = infer_shapes(program, shapes)
-        self._values = list(inputs)
+        self._values = [node.output(0) for node in inputs]
         self._signs: dict[tuple[int, bool], Node] = {}
         for number, step in enumerate(program.steps, start=len(inputs)):
             node = self._accumulate(step)
             for post in step.post:
                 node = self._post(post, node, self._specs[number])
-            self._values.append(node)
+            # Max-pooling has a second output, the indices, so that a node is not enough to name a value.
+            self._values.append(node if isinstance(node, ov.Output) else node.output(0))
         self.outputs = [self._values[i] for i in program.outputs]
 
     def _accumulate(self, step: Step) -> Node:
@@ -88,7 +87,7 @@ class Operators:
             return opset14.concat([self._values[i] for i in step.inputs], 1 if step.layout == "map" else -1)
         x, shape = self._values[step.input], self._shapes[step.input]
         if isinstance(step, BinaryConv):
-            return self._binary_conv(step, shape)
+            return self._binary_conv(step, shape, self._shapes[len(self._values)])
         if isinstance(step, Conv):
             return self._real_conv(step, x, shape)
         if isinstance(step, BinaryLinear):
@@ -108,15 +107,14 @@ class Operators:
 
     # -- binary layers
 
-    def _binary_conv(self, step: BinaryConv, shape: Shape) -> Node:
+    def _binary_conv(self, step: BinaryConv, shape: Shape, out: Shape) -> Node:
         weight = constant(self._program, self._blob, step.weight)
         amounts = self._amounts(step, weight, shape)
-        real = step.groups > 1 or max(amounts[:2]) > _MOST_SIDE or weight.shape[3] > _WIDEST
+        real = not _is_for_bits(step, weight, shape, out, amounts)
         if step.pad_mode == "zeros":
             x = self._sign(step.input, bits=not real)
-        else:  # the other modes repeat values, so that the sign may come after them
-            x = _padded(self._values[step.input], amounts, step.pad_mode)
-            x, amounts = (_plus_minus(x) if real else _bits(x, shape[1])), (0, 0, 0, 0)
+        else:  # the other modes repeat values, so that the sign may come first
+            x, amounts = _padded(self._sign(step.input, bits=False), amounts, step.pad_mode), (0, 0, 0, 0)
         if real:
             # The clamp changes nothing; it keeps what follows from being multiplied into the ±1 weights.
             most = float(weight[0].numel())
@@ -129,6 +127,9 @@ class Operators:
 
     def _binary_linear(self, step: BinaryLinear, x: Node, shape: Shape) -> Node:
         weight = constant(self._program, self._blob, step.weight)
+        if shape[-1] % 8:
+            node = opset14.matmul(self._sign(step.input, bits=False), _real_signs(weight), False, True)
+            return opset14.clamp(node, -float(shape[-1]), float(shape[-1]))
         rows = opset14.reshape(x, _ints(-1, shape[-1], 1, 1), False)
         node = opset1.binary_convolution(
             _bits(rows, shape[-1]), _packed(weight[:, :, None, None]), [1, 1], [0, 0], [0, 0], [1, 1],
@@ -192,6 +193,25 @@ class Operators:
         return opset14.constant(vector.reshape(1, -1, 1, 1) if out.layout == "map" else vector)
 
 
+def _is_for_bits(
+    step: BinaryConv, weight: Tensor, shape: Shape, out: Shape, amounts: tuple[int, int, int, int]
+) -> bool:
+    """Whether the CPU plugin's BinaryConvolution is right for this convolution, by trying all that differs.
+
+    It refuses groups, wide kernels and more zeros at a side than it computes places at once (two with
+    AVX2); it is wrong for channels that fill no whole bytes, and where a dilated window has its taps on
+    both sides of the image and none inside.
+    """
+    return (
+        step.groups == 1
+        and shape[1] % 8 == 0
+        and weight.shape[3] <= 7
+        and max(amounts[:2]) <= min(2, out[3])
+        and step.dilation[0] <= max(1, shape[2])
+        and step.dilation[1] <= max(1, shape[3])
+    )
+
+
 def _bits(x: Node, channels: int) -> Node:
     """Bit 1 where x >= 0, of a map."""
     below = opset14.constant(np.full((1, channels, 1, 1), _BELOW_ZERO, np.float32))
@@ -205,8 +225,10 @@ def _plus_minus(x: Node) -> Node:
 
 def _packed(weight: Tensor) -> Node:
     """±1 weights (O, I, kH, kW) as u1: in this order, lowest bit of a byte first."""
-    bits = np.packbits((weight > 0).numpy().reshape(-1), bitorder="little")
-    return opset14.constant(ov.Tensor(bits, ov.Shape(list(weight.shape)), ov.Type.u1))
+    tensor = ov.Tensor(ov.Type.u1, ov.Shape(list(weight.shape)))
+    # Its own memory: a tensor made from an array would point into what nobody keeps.
+    tensor.data[:] = np.packbits((weight > 0).numpy().reshape(-1), bitorder="little")
+    return opset14.constant(tensor)
 
 
 def _real_signs(weight: Tensor) -> Node:
