@@ -31,8 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "packed": {"binary", "layers", "graph.example"},
     "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
               "graph.replay", "plain_yaml", "policy", "weights"},
+    "coverage": {"layers", "policy", "graph", "convert", "report", "networks", "recipe.inputs"},
     "cli": {"binary", "layers", "policy", "graph", "convert", "report", "networks", "recipe", "data", "train",
-            "packed", "plain_yaml", "weights"},
+            "packed", "plain_yaml", "weights", "coverage"},
 }  # fmt: skip
 
 PUBLIC = {

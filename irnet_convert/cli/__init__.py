@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from irnet_convert.cli import conversion, training
+from irnet_convert.cli import conversion, coverage, training
 from irnet_convert.errors import IrnetError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ recipe_app = typer.Typer(help="Recipes: one YAML file a run.", no_args_is_help=T
 
 app.command("plan")(conversion.plan)
 app.command("summarize")(conversion.summarize)
+app.command("coverage")(coverage.coverage)
 app.command("train")(training.train)
 app.command("eval")(training.evaluate)
 app.add_typer(recipe_app, name="recipe")

@@ -1,0 +1,105 @@
+"""The check of one architecture: build, convert, ask."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from irnet_convert.convert import binarize, plan_of
+from irnet_convert.coverage import structure
+from irnet_convert.coverage.autograd import Run, run
+from irnet_convert.coverage.names import build, family_of, needs_values
+from irnet_convert.coverage.rows import Row
+from irnet_convert.coverage.share import interior_share
+from irnet_convert.graph.survey import survey
+
+
+def check(name: str) -> Row:
+    """Check properties 1 to 4, the connection of every latent, the share and the cost of one architecture.
+
+    Args:
+        name: ``LIBRARY/NAME``.
+
+    Returns:
+        Its row; whatever goes wrong is a problem in it, not an exception.
+    """
+    row = Row(name=name, family=family_of(name), checked=[1])
+    start = time.process_time()
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _failures_of(row, 1):
+            original = build(name)
+            before = time.process_time()
+            student = binarize(original)
+            row.binarize_s = time.process_time() - before
+            row.checked += [2, 3, 4, 5]
+            _check_structure(row, original, student)
+            _measure(row, original)
+    row.seconds = time.process_time() - start
+    return row
+
+
+def _check_structure(row: Row, original: nn.Module, student: nn.Module) -> None:
+    plan = plan_of(student)
+    row.layers, row.binarized, row.notes = len(plan.decisions), len(plan.binarized), len(plan.notes)
+    _collect(row, 1, structure.decisions(original, student, plan))
+    _collect(row, 3, structure.sameness(original, student, plan))
+    runs: list[Run] = []
+    calls = structure.Calls(student)
+    for training in (False, True):
+        mode = "training" if training else "evaluation"
+        try:
+            before = run(original, training=training)
+        except Exception as error:  # the original does not run so on its default input
+            if not training:
+                row.falls_short(1, f"the original does not run: {_text(error)}")
+            continue
+        runs.append(before)
+        with _failures_of(row, 3):
+            after = structure.run_watched(student, calls, training=training)
+            boxes = needs_values(row.name)
+            _collect(row, 3, structure.outputs(before.output, after.output, mode=mode, boxes=boxes))
+            _collect(row, 5, structure.disconnected(before, after))
+    _collect(row, 4, calls.problems())
+    if runs:
+        _collect(row, 2, structure.positions(plan, runs))
+
+
+def _measure(row: Row, original: nn.Module) -> None:
+    """The share of the interior, and what conversion costs beside a recording and a copy."""
+    original.eval()
+    before = time.process_time()
+    copy.deepcopy(original)
+    copied = time.process_time()
+    found = survey(original)
+    recorded = time.process_time()
+    row.reference_s = (copied - before) + (recorded - copied) / len(found.records)
+    row.interior_macs, row.binary_macs, row.rest = interior_share(found)
+
+
+def _collect(row: Row, number: int, problems: Iterator[str]) -> None:
+    """Note problems; of many, the first few and how many more there are."""
+    found = list(problems)
+    for reason in found[:5]:
+        row.falls_short(number, reason)
+    if len(found) > 5:
+        row.falls_short(number, f"and {len(found) - 5} more like these")
+
+
+@contextmanager
+def _failures_of(row: Row, number: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a library's model may raise anything at all
+        row.falls_short(number, _text(error))
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
