@@ -194,8 +194,13 @@ class Operators:
         return self._node("BatchNormalization", y, scale, shift, mean, var, epsilon=0.0)
 
     def _clip(self, y: str, low: float | None, high: float | None) -> str:
-        ends = ["" if v is None else self._floats(v) for v in (low, high)]
-        return self._node("Clip", y, *(ends if ends[1] else ends[:1]))
+        # An absent end of Clip is the largest float in some runtimes, which infinities do not pass.
+        if high is None:
+            assert low is not None
+            return self._node("Relu", y) if low == 0 else self._node("Max", y, self._floats(low))
+        if low is None:
+            return self._node("Min", y, self._floats(high))
+        return self._node("Clip", y, self._floats(low), self._floats(high))
 
     # -- constants
 
