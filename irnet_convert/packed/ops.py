@@ -1,0 +1,91 @@
+"""``torch.ops.irnet_convert.run_program``: a program as one operator that PyTorch's tools understand.
+
+    run_program(Tensor[] inputs, Tensor blob, str program) -> Tensor[]
+
+It is functional: it writes to none of its arguments and its results are new. On the CPU the native kernels
+run it where there are any, else, and on other devices, the reference. Half inputs are computed in float32 and
+the results are of the first input's dtype.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irnet_convert.errors import ArgumentError
+from irnet_convert.packed.reference import run_reference
+from irnet_convert.packed.shapes import infer_shapes
+from irnet_convert.packed.steps import Program, parse_program
+
+#: What inputs may be.
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+#: The program of a text, parsed once.
+program_of: Callable[[str], Program] = functools.lru_cache(maxsize=256)(parse_program)
+
+_library = torch.library.Library("irnet_convert", "FRAGMENT")
+_library.define(
+    "run_program(Tensor[] inputs, Tensor blob, str program) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@functools.cache
+def engine() -> Any:
+    """The module of the native kernels, or None where this installation has none."""
+    name = "irnet_convert.packed.engine"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return None
+
+
+def _run(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:
+    _check(inputs, blob)
+    native = engine()
+    if native is not None and blob.device.type == "cpu":
+        found = native.run(program, blob, list(inputs))
+        if found is not None:
+            return found
+    return run_in_reference(inputs, blob, program)
+
+
+def run_in_reference(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:
+    """What the operator computes, by the reference alone, whatever kernels there are."""
+    found = run_reference(program_of(program), blob, [x.float() for x in inputs])
+    return [y.to(inputs[0].dtype) for y in found]
+
+
+def _fake(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:
+    _check(inputs, blob)
+    parsed = program_of(program)
+    shapes = infer_shapes(parsed, [x.shape for x in inputs])
+    return [inputs[0].new_empty(shapes[i]) for i in parsed.outputs]
+
+
+def _check(inputs: Sequence[Tensor], blob: Tensor) -> None:
+    for x in inputs:
+        if x.device != blob.device:
+            raise ArgumentError(
+                f"an input on {x.device} for constants on {blob.device}",
+                expected="one device",
+                mend=f"packed.to({str(x.device)!r}), or input.to({str(blob.device)!r})",
+            )
+        if x.dtype not in DTYPES or x.dtype != inputs[0].dtype:
+            raise ArgumentError(
+                f"inputs of {', '.join(str(one.dtype) for one in inputs)}",
+                expected="one of float32, float16 and bfloat16, the same for all",
+                mend="convert them: input.float()",
+            )
+
+
+_library.impl("run_program", _run, "CompositeExplicitAutograd")
+torch.library.register_fake("irnet_convert::run_program", _fake, lib=_library)
+run_program: Any = torch.ops.irnet_convert.run_program.default
