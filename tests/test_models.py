@@ -148,7 +148,7 @@ def test_training_on_binary_weights_reaches_every_latent(pair: Pair) -> None:
         called.add(names[layer])
         assert args[0].min() < 0, f"{names[layer]} has no negative input"
         with torch.no_grad():
-            expected = _reference(layer, args[0], kwargs.get("zero_pad"))
+            expected = _reference(layer, args[0], kwargs.get("zero_pad"), kwargs.get("bias", layer.bias))
         torch.testing.assert_close(
             output, expected, rtol=1e-4, atol=1e-4, msg=lambda m: f"{names[layer]}: {m}"
         )
@@ -172,7 +172,9 @@ def test_training_on_binary_weights_reaches_every_latent(pair: Pair) -> None:
     assert all(not torch.equal(before[name], layer.weight) for layer, name in names.items())
 
 
-def _reference(layer: BinaryLayer, x: Tensor, zero_pad: tuple[int, ...] | None) -> Tensor:
+def _reference(
+    layer: BinaryLayer, x: Tensor, zero_pad: tuple[int, ...] | None, bias: Tensor | None
+) -> Tensor:
     assert layer.act_bits == 1
     signs = torch.where(x >= 0, 1.0, -1.0)
     weight = layer.binary_weight()
@@ -188,7 +190,7 @@ def _reference(layer: BinaryLayer, x: Tensor, zero_pad: tuple[int, ...] | None) 
     if hasattr(layer, "gain"):  # γ·n^-½ of a normaliser-free network
         weight = weight * layer.gain * layer.fan_in_scale
     if isinstance(layer, nn.Linear):
-        return F.linear(signs, weight, layer.bias)
+        return F.linear(signs, weight, bias)
     assert isinstance(layer, nn.Conv2d)
     if zero_pad is not None:
         signs = F.pad(signs, list(zero_pad))

@@ -3,6 +3,7 @@
 Some modules read ``self.qkv.weight`` and pass it to ``F.linear``, to give it another bias or to keep their
 arithmetic in one function. Around such a forward a torch function mode hands each ``F.linear`` with a binary
 child's weight over to that child, so that its sign and its scale take part. All else stays as it is written.
+PyTorch's fused evaluation paths of attention stand aside while such a mode is active.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from irnet_convert.graph.attention import attention
 from irnet_convert.layers import BinaryLayer, SignedLayer
 
 
@@ -52,16 +54,18 @@ class _Router(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.linear:
-            x, weight, bias = _arguments(*args, **kwargs)
-            for layer in self.layers:
-                if layer.weight is weight:
-                    return layer(x) if bias is layer.bias else layer(x, bias=bias)
+            return self.linear(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            # The mode is not active inside of the function that it was asked about.
+            return attention(self.linear, *args, **kwargs)
         return func(*args, **kwargs)
 
-
-def _arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Any]:
-    """The arguments of ``F.linear`` in order, by whatever name they were given."""
-    return input, weight, bias
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``F.linear``, or a call of the layer that the weight belongs to."""
+        for layer in self.layers:
+            if layer.weight is weight:
+                return layer(input) if bias is layer.bias else layer(input, bias=bias)
+        return F.linear(input, weight, bias)
 
 
 def route(owner: nn.Module, names: Sequence[str]) -> None:

@@ -134,7 +134,7 @@ class BinaryLayer(nn.Module):
             input: as the dense layer takes it.
             zero_pad: amounts as for ``F.pad``. Applied after the sign, so that a padded place contributes 0:
                 what an explicit zero padding in front of the dense layer becomes.
-            **how: what else this family's arithmetic takes.
+            **how: what else this family's ``_contract`` takes.
 
         Returns:
             As the dense layer does.

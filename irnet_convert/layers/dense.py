@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,14 +34,41 @@ class SignedLayer(nn.Module):
         self.layer = layer
         self.same_pad = same_pad
 
-    def forward(self, x: Tensor, *more: Any, zero_pad: Sequence[int] | None = None, **named: Any) -> Tensor:
-        """As the binary layer's forward, ``zero_pad`` included; the rest is the plain layer's."""
+    @property
+    def weight(self) -> Tensor:
+        """The plain layer's, for owners that read it."""
+        return self.layer.get_parameter("weight")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The plain layer's, for owners that read it."""
+        return self.layer._parameters["bias"]
+
+    def forward(
+        self,
+        x: Tensor,
+        *more: Any,
+        zero_pad: Sequence[int] | None = None,
+        bias: Tensor | Literal[True] | None = True,
+        **named: Any,
+    ) -> Tensor:
+        """As the binary layer's forward; what is not named here is the plain layer's.
+
+        Args:
+            x: as the plain layer takes it.
+            *more: the plain layer's.
+            zero_pad: amounts as for ``F.pad``, applied after the sign.
+            bias: of a linear layer: True for its own, else what takes its place.
+            **named: the plain layer's.
+        """
         if self.sign is not None:
             x = self.sign(x)
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
         if self.same_pad and isinstance(self.layer, nn.Conv2d):
             x = F.pad(x, same_padding(x, self.layer))
+        if bias is not True:
+            return F.linear(x, self.weight, bias)
         return self.layer(x, *more, **named)
 
 

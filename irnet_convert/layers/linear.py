@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,8 +50,9 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
         self._make_binary(options)
 
-    def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight, self.bias)
+    def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | Literal[True] | None = True) -> Tensor:
+        """``bias`` takes the place of the layer's own, unless it is True."""
+        return F.linear(x, weight, self.bias if bias is True else bias)
 
     def _empty_plain(self) -> nn.Linear:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

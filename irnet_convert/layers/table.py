@@ -51,6 +51,8 @@ def _table() -> dict[type[nn.Module], type[BinaryLayer]]:
         Conv3DNoTemporal: BinaryConv3d,
         # It differs from nn.Linear in nothing but a cast for TorchScript.
         Linear: BinaryLinear,
+        # nn.MultiheadAttention's own; it differs from nn.Linear in nothing that runs.
+        NonDynamicallyQuantizableLinear: BinaryLinear,
         Conv2dSame: BinaryConv2dSame,
         StdConv2d: BinaryStdConv2d,
         StdConv2dSame: BinaryStdConv2dSame,
@@ -86,8 +88,6 @@ def _why_not_known(layer: nn.Module) -> str:
         return "lazy and not initialised yet: run the model once first"
     if parametrize.is_parametrized(layer):
         return "its weight is computed by a parametrization"
-    if isinstance(layer, NonDynamicallyQuantizableLinear):
-        return "the output projection of nn.MultiheadAttention: its weight is read, its forward never called"
     if isinstance(layer, _ConvNd | nn.Linear):
         base = next((cls.__name__ for cls in type(layer).__mro__ if cls in _table()), "_ConvNd")
         return f"an unknown subclass of {base} ({type(layer).__module__}.{kind}): its forward may differ"

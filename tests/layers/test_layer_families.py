@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from timm import layers as timm_layers
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrizations, prune
 from torchvision.models.video.resnet import Conv3DNoTemporal, Conv3DSimple
 
@@ -52,6 +53,7 @@ PLAIN = {
     Conv3DNoTemporal: BinaryConv3d,
     nn.Linear: BinaryLinear,
     timm_layers.Linear: BinaryLinear,
+    NonDynamicallyQuantizableLinear: BinaryLinear,
 }
 
 
@@ -96,7 +98,6 @@ def _with_scale():
 @pytest.mark.parametrize(
     ("layer", "text"),
     [
-        (nn.MultiheadAttention(4, 2).out_proj, "nn.MultiheadAttention"),
         (Odd(4, 4, 3), "unknown subclass of Conv2d .*Odd"),
         (OddLinear(4, 4), "unknown subclass of Linear .*OddLinear"),
         (OddTransposed(4, 4, 3), "unknown subclass of ConvTranspose3d .*OddTransposed"),

@@ -1,0 +1,288 @@
+"""Layers whose weight their owner applies itself: converted they are called, and nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models.beit import Attention as BeitAttention
+from timm.models.eva import EvaAttention
+from timm.models.swin_transformer_v2 import WindowAttention as TimmWindows
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+
+from irnet_convert.convert import binarize, plan, plan_of, to_dense
+from irnet_convert.errors import RewriteError
+from irnet_convert.graph.plan import Plan
+from irnet_convert.graph.replay import replay
+from irnet_convert.graph.rewrites import REWRITES
+from irnet_convert.layers import BinaryLayer, binary_layers
+from irnet_convert.policy import Policy, Rule
+
+E = 8
+
+
+class Own(nn.Module):
+    """One layer applied with another bias, one with its own, one with none though it has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(E, 3 * E, bias=False)
+        self.same, self.bare = nn.Linear(3 * E, E), nn.Linear(E, E)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(E)), nn.Parameter(torch.randn(E))
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        x = torch.tanh(F.linear(x, weight=self.qkv.weight, bias=bias))
+        x = self.drop(F.linear(x, self.same.weight, self.same.bias))
+        return F.linear(bias=None, weight=self.bare.weight, input=x)
+
+
+class SelfAttention(nn.Module):
+    """nn.MultiheadAttention as torchvision's ViT calls it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(E, 2, dropout=0.3, batch_first=True, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn(x, x, x, need_weights=False)[0]
+
+
+class Cross(SelfAttention):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn(x[:, :2], x, x, attn_mask=torch.zeros(2, x.shape[1]).to(x))[0]
+
+
+class Clip(nn.Module):
+    """Attention by the function alone, with all four projections in layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.c_proj = (nn.Linear(E, E) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        return F.multi_head_attention_forward(
+            x[:1], x, x, E, 2, None, torch.cat([self.q_proj.bias, self.k_proj.bias, self.v_proj.bias]),
+            None, None, False, 0.0, self.c_proj.weight, self.c_proj.bias, use_separate_proj_weight=True,
+            q_proj_weight=self.q_proj.weight, k_proj_weight=self.k_proj.weight,
+            v_proj_weight=self.v_proj.weight, training=self.training, need_weights=False,
+        )[0]  # fmt: skip
+
+
+_WINDOWS = {"window_size": [4, 4], "shift_size": [2, 2], "attention_dropout": 0.2, "dropout": 0.2}
+KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
+    "own": (Own, (5, E), {"qkv", "same", "bare"}),
+    "beit": (lambda: BeitAttention(E, 2, qkv_bias=True, attn_drop=0.2, proj_drop=0.2), (5, E), {"qkv"}),
+    "eva": (lambda: EvaAttention(E, 2, norm_layer=nn.LayerNorm, attn_drop=0.2), (5, E), {"qkv"}),
+    "swin v2 of timm": (lambda: TimmWindows(E, (4, 4), 2, attn_drop=0.2), (16, E), {"qkv"}),
+    "swin": (lambda: ShiftedWindowAttention(E, num_heads=2, **_WINDOWS), (8, 8, E), {"qkv", "proj"}),
+    "swin v2": (lambda: ShiftedWindowAttentionV2(E, num_heads=2, **_WINDOWS), (8, 8, E), {"qkv", "proj"}),
+    "swin 3d": (
+        lambda: ShiftedWindowAttention3d(E, [2, 4, 4], [1, 2, 2], 2, attention_dropout=0.2, dropout=0.2),
+        (4, 8, 8, E), {"qkv", "proj"},
+    ),
+    "attention": (SelfAttention, (5, E), {"attn.out_proj"}),
+    "attention, all options": (
+        lambda: SelfAttention(add_bias_kv=True, add_zero_attn=True), (5, E), {"attn.out_proj"}
+    ),
+    "cross attention": (Cross, (5, E), {"attn.out_proj"}),
+    "clip": (Clip, (5, E), {"q_proj", "k_proj", "v_proj", "c_proj"}),
+}  # fmt: skip
+
+
+def network(kind: str) -> tuple[nn.Module, Tensor, set[str]]:
+    """The owner between two layers, its projections' weights ±1, so that binarization changes none."""
+    torch.manual_seed(0)
+    build, shape, names = KINDS[kind]
+    model = nn.Sequential(nn.Linear(E, E), build(), nn.LayerNorm(E), nn.Linear(E, E)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.abs().max() < 1e-4:  # initialised to nothing
+                parameter.copy_(torch.randn_like(parameter))
+        for layer in [m for m in model[1].modules() if isinstance(m, nn.Linear)]:
+            layer.weight.copy_(torch.where(torch.arange(layer.in_features) % 2 == 0, 1.0, -1.0))
+    return model, torch.randn(2, *shape), {f"1.{name}" for name in names}
+
+
+REAL = Policy(
+    [
+        *(Rule(action="keep", position=p) for p in ("first", "last")),
+        Rule(action="keep", role="constant_fed", optional=True),
+        Rule(action="binarize", act_bits=32),
+    ]
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("training", [False, True])
+def test_with_the_same_weights_the_owner_computes_the_same(kind: str, training: bool) -> None:
+    """Real activations, weights that are ±1 already: equal in both modes, drop-out and gradients included."""
+    model, x, names = network(kind)
+    student: Any = binarize(model, REAL, example_input=x)
+    bypassed = {e.target for e in plan_of(student).edits if e.rewrite == "projection"}
+    assert bypassed == names
+    model.train(training)
+    student.train(training)
+    for _, layer in binary_layers(student):
+        if layer.scale is not None:
+            layer.scale.data.fill_(1.0)
+    made = []
+    for one in (model, student):
+        torch.manual_seed(1)
+        made.append(one(x))
+        made[-1].square().sum().backward()
+    torch.testing.assert_close(made[1], made[0])
+    with torch.no_grad():  # where PyTorch would take its fused path
+        torch.manual_seed(1)
+        torch.testing.assert_close(student(x), made[0])
+    latents = {id(layer.weight) for _, layer in binary_layers(student)}
+    now = dict(student.named_parameters())
+    for name, a in model.named_parameters():
+        if id(b := now[name]) not in latents and a.grad is not None:
+            torch.testing.assert_close(
+                b.grad, a.grad, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_projection_is_called_and_binary(kind: str) -> None:
+    model, x, names = network(kind)
+    student: Any = binarize(model, example_input=x)
+    reasons = {d.path: d.reason for d in plan_of(student).binarized}
+    assert names <= set(reasons)
+    assert all("applied its weight" in reasons[name] for name in names)
+    called: dict[str, int] = {}
+
+    def check(layer: BinaryLayer, args: Any, kwargs: Any, output: Tensor) -> None:
+        name = paths[layer]
+        called[name] = called.get(name, 0) + 1
+        signs = torch.where(args[0] >= 0, 1.0, -1.0)
+        weight = layer.binary_weight() * (1.0 if layer.scale is None else layer.scale[:, None])
+        torch.testing.assert_close(output, F.linear(signs, weight, kwargs.get("bias", layer.bias)))
+
+    paths = {layer: name for name, layer in binary_layers(student)}
+    for layer in paths:
+        layer.register_forward_hook(check, with_kwargs=True)
+    for training in (True, False):
+        student.train(training)
+        called.clear()
+        student(x).square().sum().backward()
+        assert called == dict.fromkeys(paths.values(), 1)
+    for layer, name in paths.items():
+        assert layer.weight.grad.abs().max() > 0, name
+    with torch.no_grad():
+        called.clear()
+        student(x)
+        assert called == dict.fromkeys(paths.values(), 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("act_bits", [1, 32])
+def test_copies_plans_checkpoints_and_dense_form(kind: str, act_bits: int) -> None:
+    model, x, _ = network(kind)
+    torch.manual_seed(2)
+    student: Any = binarize(model, None if act_bits == 1 else REAL, example_input=x)
+    made = plan_of(student)
+    rebuilt = replay(copy.deepcopy(model), Plan.from_dict(made.to_dict()))
+    loaded = copy.deepcopy(student)
+    for tensor in loaded.state_dict().values():
+        tensor.data.mul_(0)
+    loaded.load_state_dict(model.state_dict(), strict=True)
+    assert set(student.state_dict()) - set(model.state_dict()) == set(made.added_keys)
+    with torch.no_grad():
+        want = student(x)
+        for other in (copy.deepcopy(student), pickle.loads(pickle.dumps(student)), rebuilt, loaded):
+            assert torch.equal(other(x), want)
+        dense = to_dense(student)
+        assert not list(binary_layers(dense))
+        torch.testing.assert_close(dense(x), want)
+
+
+@pytest.mark.parametrize("kind", ["own", "beit", "swin v2", "attention"])
+def test_compiled_and_exported(kind: str) -> None:
+    model, x, _ = network(kind)
+    student: Any = binarize(model, example_input=x)
+    torch._dynamo.reset()
+    compiled = torch.compile(student, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), student(x))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(student, (x,)).module()(x), student(x))
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_encoders_leave_their_fused_path(mask: bool) -> None:
+    """In evaluation PyTorch's encoders would give the latents to one fused operator, as weights."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(E, 2, 16, batch_first=True, activation="gelu")
+    model = nn.Sequential(nn.Linear(E, E), nn.TransformerEncoder(layer, 2), nn.Linear(E, E)).eval()
+    x = torch.randn(2, 5, E)
+    student: Any = binarize(model, example_input=x)
+    assert len(plan_of(student).binarized) == 6
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if mask else None
+
+    def run() -> Tensor:
+        return student[2](student[1](student[0](x), src_key_padding_mask=padding))
+
+    with_gradients = run()
+    with torch.no_grad():
+        torch.testing.assert_close(run(), with_gradients)
+        called = []
+        hooks = [m.register_forward_hook(lambda m, *_: called.append(m)) for _, m in binary_layers(student)]
+        run()
+        assert len(called) == len(hooks) == 6
+
+
+def test_a_bypassed_layer_that_stays_bypassed_fails_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REWRITES["projection"], "apply", lambda editor, edit: None)
+    model, x, _ = network("own")
+    with pytest.raises(RewriteError, match="never called"):
+        binarize(model, example_input=x)
+
+
+class Elsewhere(Own):
+    """Another arithmetic than a linear layer's on the weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (x @ self.bare.weight.t())
+
+
+class Outside(nn.Module):
+    """The weight of a layer that is not below."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layers = (layer,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.layers[0].weight)
+
+
+@pytest.mark.parametrize("kind", ["transposed", "outside"])
+def test_what_cannot_be_called_is_kept_with_the_reason(kind: str) -> None:
+    torch.manual_seed(0)
+    inner = Elsewhere() if kind == "transposed" else nn.Linear(E, E)
+    last = nn.Linear(E, E) if kind == "transposed" else nn.Sequential(Outside(inner), nn.Linear(E, E))
+    model = nn.Sequential(nn.Linear(E, E), inner, last)
+    made = {d.path: d for d in plan(model, example_input=torch.randn(2, 5, E)).decisions}
+    decision = made["1.bare" if kind == "transposed" else "1"]
+    assert decision.action == "keep"
+    assert "its weight is also read by" in decision.reason
+
+
+def test_an_edit_whose_layer_is_elsewhere_is_refused() -> None:
+    model, x, _ = network("own")
+    data = plan(model, example_input=x).to_dict()
+    for edit in data["edits"]:
+        edit["owner"] = "0"
+    with pytest.raises(RewriteError):
+        replay(model, Plan.from_dict(data))
+    assert not any("forward" in vars(m) for m in model.modules())
