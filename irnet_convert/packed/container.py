@@ -34,6 +34,7 @@ RULES = {
 #: Longest header that is read, in bytes; that of a network with 10,000 constants has 1 MB.
 MAX_HEADER = 1 << 26
 _SEAL = "sha256"
+_ENTRY = {"dtype", "shape", "data_offsets"}
 _UNFINISHED = ".unfinished-"
 
 
@@ -127,6 +128,10 @@ def _metadata(data: bytes) -> dict[str, str]:
     texts = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(texts, dict) or not all(isinstance(value, str) for value in texts.values()):
         raise damaged("it has no metadata", "a packed file; other safetensors files hold weights alone")
+    for name, entry in header.items():
+        if name != "__metadata__" and (not isinstance(entry, dict) or entry.keys() != _ENTRY):
+            keys = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+            raise damaged(f"its tensor {name[:60]!r} has the keys {_short(keys)}", f"{sorted(_ENTRY)}")
     return texts
 
 

@@ -227,7 +227,7 @@ def check_network(network: Network) -> None:
     Raises:
         ProgramError: an unknown operator, a reference to what does not exist yet, or absurd sizes.
     """
-    from irnet_convert.packed.operators import check_operator
+    from irnet_convert.packed.operators import check_keywords, check_operator
 
     if network.version != VERSION:
         raise malformed(f"a network of version {network.version}", f"version {VERSION}")
@@ -236,8 +236,7 @@ def check_network(network: Network) -> None:
         where = f"nodes[{number}]"
         if isinstance(node, OpNode):
             check_operator(node.op, where)
-            if len({k.name for k in node.kwargs}) != len(node.kwargs):
-                raise malformed(f"{where} has a keyword twice", "each once")
+            check_keywords(node.op, [k.name for k in node.kwargs], where)
         elif not 0 <= node.program < network.programs:
             raise malformed(f"{where} calls program {node.program}", f"0 to {network.programs - 1}")
         for arg in args_of(node):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -116,6 +116,23 @@ def check_operator(name: str, where: str) -> None:
     if name not in _PLAIN and not (name.startswith("aten.") and name[5:] in _ATEN):
         known = [f"aten.{n}" for n in _ATEN]
         raise malformed(f"{where} calls the unknown operator {name[:60]!r}", nearest(name[:60], known))
+
+
+def check_keywords(name: str, keywords: Sequence[str], where: str) -> None:
+    """Refuse keywords that the operator does not have: fx writes them into the code that it compiles.
+
+    Raises:
+        ProgramError: an unknown keyword, or one that is there twice.
+    """
+    if not keywords:
+        return
+    found = operator_of(name)
+    known = [a.name for a in found._schema.arguments] if isinstance(found, torch._ops.OpOverload) else []
+    for keyword in keywords:
+        if keyword not in known:
+            raise malformed(f"{where} has the unknown keyword {keyword[:60]!r}", nearest(keyword[:60], known))
+    if len(set(keywords)) != len(keywords):
+        raise malformed(f"{where} has a keyword twice", "each once")
 
 
 def operator_of(name: str) -> Callable[..., Any]:
