@@ -96,7 +96,7 @@ def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def damaged(what: str, expected: str = "a file as irnet_convert.save_packed wrote it") -> PackedFileError:
     """The error of everything that is wrong with a file's content."""
     return PackedFileError(
-        f"the packed file is refused: {what}",
+        what,
         expected=expected,
         mend="copy the file again, or pack the model again with irnet_convert.pack",
     )
@@ -108,7 +108,7 @@ def _bytes_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PackedFileError(
-            f"the packed file {path} cannot be read: {error.strerror or error}",
+            f"it cannot be read: {error.strerror or error}",
             expected="a file that irnet_convert.save_packed wrote",
             mend="correct the path, or make the file: irnet-convert pack RUN_DIR OUT.safetensors",
         ) from error
@@ -140,7 +140,7 @@ def _check_rules(texts: Mapping[str, str]) -> None:
         raise damaged(f"its format is {_short(texts.get('format'))}", f"format {RULES['format']!r}")
     if (found := texts.get("format_version")) != RULES["format_version"]:
         raise PackedFileError(
-            f"the packed file is of format version {_short(found)}",
+            f"it is of format version {_short(found)}",
             expected=f"version {FORMAT_VERSION}",
             mend="install the irnet-convert that wrote it, or pack the model again with this one",
         )

@@ -72,7 +72,9 @@ def load_packed(path: str | Path) -> PackedModel:
         tensors, texts = read_sealed(path)
         return _model_of(tensors, texts)
     except (PackedFileError, ProgramError) as error:
-        raise PackedFileError(f"{path}: {error.given}", expected=error.expected, mend=error.mend) from error
+        raise PackedFileError(
+            f"the packed file {path} is refused: {error.given}", expected=error.expected, mend=error.mend
+        ) from error
 
 
 def _model_of(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> PackedModel:

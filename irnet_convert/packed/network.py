@@ -242,6 +242,20 @@ def check_network(network: Network) -> None:
         for arg in args_of(node):
             _check_arg(arg, number, network, where)
     _check_arg(network.output, len(network.nodes), network, "output")
+    _check_all_used(network)
+
+
+def _check_all_used(network: Network) -> None:
+    """A module keeps only the tensors that its graph reads; a table may name no others."""
+    programs = {node.program for node in network.nodes if isinstance(node, RegionNode)}
+    if not network.programs or len(programs) != network.programs:
+        raise malformed(
+            f"{network.programs} programs, {len(programs)} of them called", "at least one, all called"
+        )
+    args = [network.output, *(arg for node in network.nodes for arg in args_of(node))]
+    read = {leaf.index for arg in args for leaf in leaves_of(arg) if isinstance(leaf, ConstantArg)}
+    if len(read) != len(network.constants):
+        raise malformed(f"{len(network.constants)} constants, {len(read)} of them read", "all read")
 
 
 def args_of(node: Node) -> tuple[Arg, ...]:

@@ -214,7 +214,7 @@ def test_no_mutation_gets_through(data: st.DataObject, tmp_path_factory: pytest.
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PackedFileError, match=r"nowhere\.safetensors cannot be read"):
+    with pytest.raises(PackedFileError, match="it cannot be read: No such file"):
         read_sealed(tmp_path / "nowhere.safetensors")
     with pytest.raises(PackedFileError, match="cannot be read"):
         read_sealed(tmp_path)
