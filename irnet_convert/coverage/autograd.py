@@ -132,13 +132,16 @@ class Run:
         return set().union(*(self.layers[node] for node in self._tails - above))
 
 
-def run(model: nn.Module, *, training: bool = False, example: Example | None = None) -> Run:
-    """Run ``model`` once, with gradients on, on its default example or on the one given.
+def run(
+    model: nn.Module, *, training: bool = False, example: Example | None = None, graph: bool = True
+) -> Run:
+    """Run ``model`` once on its default example or on the one given.
 
     Args:
         model: it is left in the asked-for mode; a run in training mode changes batch statistics.
         training: the mode.
         example: the arguments; None for the project's default of this model.
+        graph: with gradients on; without, the run's output is all that there is to ask for.
     """
     example = example or example_of(model, training=training)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -149,7 +152,7 @@ def run(model: nn.Module, *, training: bool = False, example: Example | None = N
         if isinstance(m, TARGETS) and isinstance(getattr(m, "weight", None), Tensor)
     }
     model.train(training)
-    with warnings.catch_warnings(), small_detection_images(model), torch.enable_grad():
+    with warnings.catch_warnings(), small_detection_images(model), torch.set_grad_enabled(graph):
         warnings.simplefilter("ignore")
         output = model(*args, **example.to(device).kwargs)
     return Run(output=output, inputs=leaves, weights=weights)

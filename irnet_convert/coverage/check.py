@@ -51,25 +51,36 @@ def _check_structure(row: Row, original: nn.Module, student: nn.Module) -> None:
     row.layers, row.binarized, row.notes = len(plan.decisions), len(plan.binarized), len(plan.notes)
     _collect(row, 1, structure.decisions(original, student, plan))
     _collect(row, 3, structure.sameness(original, student, plan))
-    runs: list[Run] = []
     calls = structure.Calls(student)
+    runs: list[Run] = []
     for training in (False, True):
-        mode = "training" if training else "evaluation"
-        try:
-            before = run(original, training=training)
-        except Exception as error:  # the original does not run so on its default input
-            if not training:
-                row.falls_short(1, f"the original does not run: {_text(error)}")
+        # To save time, gradients in training mode only where some layers do not run in evaluation mode.
+        graph = not runs or runs[0].used != set(runs[0].weights.values())
+        before = _run(row, original, training, graph)
+        if before is None:
             continue
         runs.append(before)
+        mode = "training" if training else "evaluation"
         with _failures_of(row, 3):
-            after = structure.run_watched(student, calls, training=training)
+            with calls.watched():
+                after = run(student, training=training, graph=graph)
             boxes = needs_values(row.name)
             _collect(row, 3, structure.outputs(before.output, after.output, mode=mode, boxes=boxes))
-            _collect(row, 5, structure.disconnected(before, after))
+            if graph:
+                _collect(row, 5, structure.disconnected(before, after))
     _collect(row, 4, calls.problems())
     if runs:
         _collect(row, 2, structure.positions(plan, runs))
+
+
+def _run(row: Row, original: nn.Module, training: bool, graph: bool) -> Run | None:
+    """A run of the original, or None if it does not run so on its default input."""
+    try:
+        return run(original, training=training, graph=graph)
+    except Exception as error:  # a library's model may raise anything at all
+        if not training:
+            row.falls_short(1, f"the original does not run: {_text(error)}")
+        return None
 
 
 def _measure(row: Row, original: nn.Module) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from irnet_convert.coverage.autograd import Run, run
+from irnet_convert.coverage.autograd import Run
 from irnet_convert.coverage.signs import never_negative
 from irnet_convert.graph.nodes import TARGETS
 from irnet_convert.graph.plan import Plan
@@ -179,9 +179,3 @@ class Calls:
 def disconnected(before: Run, after: Run) -> Iterator[str]:
     """Property 5 by data flow: layers that the output depended on, and no longer does."""
     yield from (f"the output no longer depends on {path}" for path in sorted(before.used - after.used))
-
-
-def run_watched(student: nn.Module, calls: Calls, *, training: bool) -> Run:
-    """One run of the converted model, its binary layers' inputs noted in ``calls``."""
-    with calls.watched():
-        return run(student, training=training)
