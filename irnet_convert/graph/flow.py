@@ -63,6 +63,15 @@ def last_layers(rec: Record) -> set[str]:
     return {n.layer for n in kept if n.layer and (n.index not in trunk or not _feeds_another(rec, n, heads))}
 
 
+def leading_nowhere(rec: Record) -> set[str]:
+    """Layers that were called and that no output depends on."""
+    wanted = set(rec.outputs)
+    for node in reversed(rec.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+    return {p for p, calls in rec.calls.items() if all(wanted.isdisjoint(c.outputs) for c in calls)}
+
+
 def _tails(rec: Record, through: Callable[[Node], bool], without: Iterable[str] = ()) -> list[Node]:
     """Layer calls whose output reaches the model's output through nodes that ``through`` admits.
 

@@ -60,7 +60,7 @@ class Survey:
     @cached_property
     def infos(self) -> dict[str, LayerInfo]:
         """What rules may ask, for every layer."""
-        first, last = self._union(flow.first_layers), self._union(flow.last_layers)
+        first, last = self._first(), self._union(flow.last_layers)
         roles = {
             "constant_fed": self._constant_fed(),
             "squeeze_excite": self._union(flow.squeeze_excite),
@@ -76,6 +76,12 @@ class Survey:
             )
             for path, layer in self.layers.items()
         }
+
+    def _first(self) -> set[str]:
+        """First layers. In training mode targets are inputs too, so it is asked only of what runs there alone."""
+        evaluation, *training = self.records
+        alone = [p for r in training for p in flow.first_layers(r) if p not in evaluation.calls]
+        return flow.first_layers(evaluation).union(alone)
 
     def _union(self, question: Any) -> set[str]:
         return set().union(*(question(r) for r in self.records))
@@ -167,7 +173,10 @@ class Survey:
 
 
 def survey(model: nn.Module, example_input: Any = None) -> Survey:
-    """Record ``model`` in evaluation mode, and in training mode if some layer did not run.
+    """Record ``model`` in evaluation mode, and in training mode too if the first does not tell enough.
+
+    That is so if some layer did not run, or nothing came of it: a detector that finds no box in the example
+    leads its masks nowhere, while in training mode they end in a loss.
 
     Raises:
         RecordError: the model does not run, or no example is known.
@@ -176,11 +185,12 @@ def survey(model: nn.Module, example_input: Any = None) -> Survey:
     records = [record(model, example)]
     layers = {p: m for p, m in model.named_modules() if isinstance(m, TARGETS)}
     found = Survey(model=model, example=example, records=tuple(records), layers=layers, given=example_input)
-    if any(p not in records[0].calls and p not in found.read_elsewhere for p in layers):
+    unseen = any(p not in records[0].calls and p not in found.read_elsewhere for p in layers)
+    if unseen or flow.leading_nowhere(records[0]):
         try:
             records.append(record(model, example_of(model, example_input, training=True), training=True))
         except RecordError:
-            return found  # it runs in evaluation mode; layers that did not run are kept with that reason
+            return found  # it runs in evaluation mode; layers that did not are kept with that reason
         found = Survey(
             model=model, example=example, records=tuple(records), layers=layers, given=example_input
         )

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irnet_convert.graph.example import Example
 from irnet_convert.graph.survey import Survey, survey
 
 X = torch.zeros(1, 3, 16, 16)
@@ -89,6 +90,35 @@ def test_auxiliary_head_that_only_training_runs() -> None:
 
     found = look(Net(run, a=conv(3), b=conv(), head=nn.Linear(4, 2), aux=nn.Linear(4, 2)).eval())
     assert at(found, "last") == {"head", "aux"}
+
+
+def test_a_head_that_finds_nothing_in_evaluation_is_last_by_training() -> None:
+    """A detector without boxes in the example: its masks are made, and new zeros are returned."""
+
+    def run(s: Net, x: Tensor, target: Tensor | None = None) -> Any:
+        y = s.b(s.a(x))
+        mask = s.mask(y)
+        return mask.mean() if s.training else mask.new_zeros(x.shape[0], 1)
+
+    found = look(Net(run, a=conv(3), b=conv(), mask=conv()).eval())
+    assert at(found, "last") == {"mask"}
+
+
+def test_a_target_that_training_alone_reads_makes_no_first_layer(monkeypatch: Any) -> None:
+    def run(s: Net, x: Tensor, target: Tensor | None = None) -> Any:
+        y = s.a(x)
+        y = s.b(y if target is None else y + target)
+        return (s.head(y), s.aux(y)) if s.training else s.head(y)
+
+    net = Net(run, a=conv(3), b=conv(), head=conv(), aux=conv())
+    target = torch.zeros(2, 4, 16, 16)
+    monkeypatch.setattr(
+        "irnet_convert.graph.survey.example_of",
+        lambda model, given, training=False: Example(args=(X.expand(2, -1, -1, -1), *[target][:training])),
+    )
+    found = look(net.eval())
+    assert len(found.records) == 2
+    assert at(found, "first") == {"a"}
 
 
 def test_headless_residual_network_has_one_last_layer() -> None:
