@@ -58,6 +58,10 @@ class PackedFileError(IrnetError):
     """A packed network's file is missing, damaged, altered, of another version or not a packed file."""
 
 
+class MissingExtraError(IrnetError):
+    """What was asked for needs a package that an optional extra installs."""
+
+
 class PolicyError(IrnetError):
     """A policy, a rule or a saved plan is malformed or does not fit the model."""
 
