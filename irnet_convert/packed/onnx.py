@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from irnet_convert.errors import ArgumentError
 from irnet_convert.packed.aside import written_aside
 from irnet_convert.packed.extras import needs
-from irnet_convert.packed.whole import whole_of
+from irnet_convert.packed.whole import Whole, whole_of
+
+if TYPE_CHECKING:
+    import onnx
 
 #: Of the operator set: the first with Gelu, and one that runtimes of 2024 know.
 OPSET, IR_VERSION = 20, 9
@@ -42,10 +46,18 @@ def export_onnx(model: nn.Module, path: str | Path, *, input_size: Sequence[int]
         )
     with needs("onnx"):
         import onnx
-        from onnx import TensorProto, helper
+    network = onnx_model(whole_of(model, input_size, batch=1))
+    with written_aside(path) as aside:
+        onnx.save_model(network, aside)
 
-        from irnet_convert.packed.onnx_steps import Operators
-    whole = whole_of(model, input_size, batch=1)
+
+def onnx_model(whole: Whole) -> onnx.ModelProto:
+    """The ModelProto of a network, checked."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from irnet_convert.packed.onnx_steps import Operators
+
     made = Operators(whole.program, whole.blob, whole.inputs, whole.shapes)
 
     def declared(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
@@ -62,5 +74,4 @@ def export_onnx(model: nn.Module, path: str | Path, *, input_size: Sequence[int]
         producer_name="irnet-convert",
     )  # fmt: skip
     onnx.checker.check_model(network)
-    with written_aside(path) as aside:
-        onnx.save_model(network, aside)
+    return network

@@ -27,7 +27,7 @@ def export_openvino(
     Args:
         model: a packed network, or a binarized model, which is packed.
         path: ends in ``.xml``.
-        input_size: (C, H, W), fixed, for its BinaryConvolution takes no other shapes; the recorded size if None.
+        input_size: (C, H, W); the recorded size if None. BinaryConvolution takes no dynamic shapes.
         batch: images in a batch, fixed as well.
 
     Raises:

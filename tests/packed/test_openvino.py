@@ -1,0 +1,105 @@
+"""What OpenVINO itself computes of an export, against the reference."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from hypothesis import given, settings
+from openvino import opset14
+from packed_cases import packed_of, small_resnet
+from program_cases import Case, Made, assert_same, case_of, programs
+from torch import Tensor
+
+from irnet_convert.errors import ArgumentError, MissingExtraError, PackedFileError
+from irnet_convert.packed import export_openvino
+from irnet_convert.packed.openvino_steps import Operators
+from irnet_convert.packed.reference import run_reference
+from irnet_convert.packed.steps import BinaryConv, ConstSpec, Program, ValueSpec
+
+CORE = ov.Core()
+CONFIG = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+
+
+def run(network: ov.Model | Path, inputs: list[Tensor]) -> list[Tensor]:
+    compiled = CORE.compile_model(network, "CPU", CONFIG)
+    found = compiled([x.numpy() for x in inputs])
+    return [torch.from_numpy(found[i].copy()) for i in range(len(compiled.outputs))]
+
+
+def network_of(case: Case) -> ov.Model:
+    inputs = [opset14.parameter(list(x.shape), ov.Type.f32) for x in case.inputs]
+    made = Operators(case.program, case.blob, inputs, [tuple(x.shape) for x in case.inputs])
+    return ov.Model([opset14.result(node) for node in made.outputs], inputs)
+
+
+@given(made=programs(exact=True))
+@settings(deadline=None, max_examples=60)
+def test_binary_programs(made: Made) -> None:
+    case = case_of(*made, special=False)
+    # An affine is a multiplication and an addition there, or one of both: within a rounding of the reference.
+    assert_same(
+        run(network_of(case), case.inputs), run_reference(case.program, case.blob, case.inputs), exact=False
+    )
+
+
+@given(made=programs())
+@settings(deadline=None, max_examples=40)
+def test_programs_with_real_steps(made: Made) -> None:
+    case = case_of(*made, special=False)
+    assert_same(
+        run(network_of(case), case.inputs), run_reference(case.program, case.blob, case.inputs), exact=False
+    )
+
+
+@pytest.mark.parametrize("channels", [8, 32, 33, 64])
+@pytest.mark.parametrize("padding", [(1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3, 3), "same"])
+def test_accumulators_are_exact_for_every_input(channels: int, padding) -> None:
+    """±0, NaN and infinities in the input, padding that contributes 0; 64 channels go by bits, 33 do not."""
+    program = Program(
+        inputs=(ValueSpec(layout="map", channels=channels, rank=4),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(24, channels, 3, 3)),),
+        steps=(BinaryConv(input=0, weight=0, padding=padding),), outputs=(1,),
+    )  # fmt: skip
+    case = case_of(program, [(2, channels, 9, 7)])
+    case.inputs[0][0, :, 0] = torch.tensor([-1e-45, 1e-45, -0.0, 0.0, torch.nan, torch.inf, -torch.inf])
+    want = run_reference(program, case.blob, case.inputs)
+    assert_same(run(network_of(case), case.inputs), want, exact=True)
+
+
+def kinds_of(path: Path) -> list[str]:
+    return [op.get_type_name() for op in CORE.read_model(path).get_ops()]
+
+
+def test_export_writes_bits_that_openvino_runs(tmp_path: Path) -> None:
+    case = small_resnet()
+    export_openvino(packed_of(case), tmp_path / "net.xml", input_size=(3, 17, 15), batch=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+    assert kinds_of(tmp_path / "net.xml").count("BinaryConvolution") == 2
+    # float32 for what is real, one bit for what is not.
+    real = sum(np.prod(c.shape) for c in case.program.constants if c.dtype == "f32")
+    bits = sum(np.prod(c.shape) for c in case.program.constants if c.dtype == "bits")
+    assert (tmp_path / "net.bin").stat().st_size < 4 * real + bits / 8 + 1500
+    want = run_reference(case.program, case.blob, case.inputs)
+    assert_same(run(tmp_path / "net.xml", case.inputs), want, exact=False)
+    assert CORE.read_model(tmp_path / "net.xml").inputs[0].get_any_name() == "x0"
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = packed_of(small_resnet())
+    with pytest.raises(ArgumentError, match=r"net\.xml"):
+        export_openvino(packed, tmp_path / "net.onnx")
+    with pytest.raises(ArgumentError, match="input_size"):
+        export_openvino(packed, tmp_path / "net.xml")
+    with pytest.raises(ArgumentError, match="input_size"):
+        export_openvino(packed, tmp_path / "net.xml", input_size=(4, 17, 15))
+    with pytest.raises(PackedFileError, match="cannot be written"):
+        export_openvino(packed, tmp_path / "none" / "net.xml", input_size=(3, 17, 15))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"irnet-convert\[openvino\]"):
+        export_openvino(packed, tmp_path / "net.xml", input_size=(3, 17, 15))
+    assert list(tmp_path.iterdir()) == []
