@@ -124,11 +124,18 @@ def squeeze_excite(rec: Record) -> set[str]:
     for node in rec.nodes:
         if node.op != "mul" or len(node.inputs) != 2:
             continue
-        gate, target = sorted(node.inputs, key=lambda v: prod(rec.shapes[v]))
+        # A gate may be expanded to the size of what it multiplies before it does (ECA).
+        gate, target = sorted((_unexpanded(rec, v) for v in node.inputs), key=lambda v: prod(rec.shapes[v]))
         if gate in alive and target in alive and prod(rec.shapes[gate]) < prod(rec.shapes[target]):
             layers = _back_to_squeeze(rec, gate)
             found |= layers or set()
     return found
+
+
+def _unexpanded(rec: Record, value: int) -> int:
+    while (node := rec.producer.get(value)) is not None and node.op in ("expand", "expand_as"):
+        value = node.inputs[0]
+    return value
 
 
 def _back_to_squeeze(rec: Record, gate: int, limit: int = 64) -> set[str] | None:

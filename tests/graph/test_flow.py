@@ -265,6 +265,16 @@ def test_squeeze_excite_is_not_attention_and_not_a_classifier() -> None:
 
     found = look(Net(run, stem=conv(3), down=conv(kernel=1), up=conv(kernel=1), head=nn.Linear(4, 2)))
     assert playing(found, "squeeze_excite") == {"down", "up"}
+
+    def efficient(s: Net, x: Tensor) -> Tensor:  # the gate is expanded before the product
+        x = s.stem(x)
+        gate = s.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid().transpose(1, 2).unsqueeze(-1)
+        return s.head((x * gate.expand_as(x)).mean((2, 3)))
+
+    one = nn.Conv1d(1, 1, 3, padding=1)
+    assert playing(look(Net(efficient, stem=conv(3), conv=one, head=nn.Linear(4, 2))), "squeeze_excite") == {
+        "conv"
+    }
     full = Net(lambda s, x: s.out(s.a(y := s.stem(x)) * s.b(y)), stem=conv(3), a=conv(), b=conv(), out=conv())
     assert playing(look(full), "squeeze_excite") == set()
 

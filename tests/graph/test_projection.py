@@ -278,6 +278,16 @@ def test_what_cannot_be_called_is_kept_with_the_reason(kind: str) -> None:
     assert "its weight is also read by" in decision.reason
 
 
+@pytest.mark.parametrize("kind", ["attention", "cross attention"])
+def test_weights_outside_of_layers_are_in_the_notes(kind: str) -> None:
+    model, x, _ = network(kind)
+    assert plan(model, example_input=x).notes == (
+        "weights that MultiheadAttention applies and no layer holds stay real: 1.attn.in_proj_weight",
+    )
+    model, x, _ = network("beit")
+    assert plan(model, example_input=x).notes == ()
+
+
 def test_an_edit_whose_layer_is_elsewhere_is_refused() -> None:
     model, x, _ = network("own")
     data = plan(model, example_input=x).to_dict()

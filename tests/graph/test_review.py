@@ -169,4 +169,5 @@ def test_scripted_models_are_refused_and_one_rewrite_may_be_a_string():
     assert plan(Net(nn.Conv2d(8, 8, 3)), example_input=X, rewrites="activation").rewrites == (
         "activation",
         "padding",
+        "projection",
     )

@@ -17,7 +17,9 @@ from typing import Any
 
 from torch import nn
 
+from irnet_convert.graph.ops import REARRANGE, WEIGHTED
 from irnet_convert.graph.plan import Edit
+from irnet_convert.graph.record import TARGETS, Record
 from irnet_convert.graph.rewrites.common import Findings
 from irnet_convert.graph.survey import Survey
 
@@ -42,7 +44,33 @@ def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
         for owner in (".".join(parts[:n]) for n in range(len(parts))):
             if isinstance(modules.get(owner), _FUSED):
                 edits[Edit(rewrite=_NAME, form="fused", owner=owner, target=path)] = None
-    return Findings(edits=list(edits))
+    return Findings(edits=list(edits), notes=_outside_layers(survey))
+
+
+def _outside_layers(survey: Survey) -> list[str]:
+    """What is said of weights that are applied and belong to no layer, one note for a class of owners."""
+    found: dict[str, dict[str, None]] = {}
+    for rec in survey.records:
+        for node in rec.nodes:
+            if node.layer is None and node.op in WEIGHTED:
+                for name in filter(None, (_weight(rec, value) for value in node.inputs)):
+                    holder = survey.model.get_submodule(name.rpartition(".")[0])
+                    if not isinstance(holder, TARGETS):
+                        found.setdefault(type(holder).__name__, {})[name] = None
+    return [
+        f"weights that {kind} applies and no layer holds stay real: {next(iter(names))}"
+        + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for kind, names in found.items()
+    ]
+
+
+def _weight(rec: Record, value: int) -> str | None:
+    """The name of the matrix that ``value`` is, or is a part or another view of."""
+    while value not in rec.params and (node := rec.producer.get(value)) is not None:
+        if node.op not in REARRANGE or not node.inputs:
+            return None
+        value = node.inputs[0]
+    return rec.params.get(value) if len(rec.shapes[value]) > 1 else None
 
 
 def apply(editor: Any, edit: Edit) -> None:
