@@ -1,0 +1,215 @@
+"""Runs programs with the native kernels: which instruction set, and a cache of plans.
+
+A plan is a program with its weights in a kernel's order. It is made at the first call and kept beside the
+blob of constants that it was made from, until :func:`forget` or until many others were used since.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import irnet_convert.packed
+from irnet_convert.errors import ArgumentError, UnknownNameError, nearest
+from irnet_convert.packed.encode import encode
+from irnet_convert.packed.library import ISAS, LIBRARY_NAME, REMEDY, Library, NativeError
+from irnet_convert.packed.steps import Program, parse_program
+
+#: Names the instruction set to use, instead of the fastest: one of ``ISAS``, or "reference" for none.
+ISA_VARIABLE = "IRNET_ISA"
+#: Most plans that are kept.
+MAX_PLANS = 64
+
+
+@functools.cache
+def library() -> Library | None:
+    """The native library, or None, with one warning, where it was not built or does not load."""
+    paths = [Path(p) / LIBRARY_NAME for p in irnet_convert.packed.__path__]
+    path = next((p for p in paths if p.is_file()), None)
+    try:
+        if path is not None:
+            return Library(path)
+        reason = "it was installed without a C++ compiler"
+    except (OSError, NativeError) as error:
+        reason = str(error)
+    warnings.warn(
+        f"irnet-convert has no native kernels ({reason}): packed networks run in plain PyTorch, which is "
+        f"slower than the networks they were made from. To mend it: {REMEDY}",
+        stacklevel=2,
+    )
+    return None
+
+
+def available_isas() -> tuple[str, ...]:
+    """Instruction sets that this processor and this build have kernels for, the fastest first."""
+    found = library()
+    return found.isas if found else ()
+
+
+def isa_in_use() -> str:
+    """The instruction set that calls use, or "reference" where there are no native kernels.
+
+    Raises:
+        UnknownNameError: IRNET_ISA names nothing that can be used here.
+    """
+    wanted = os.environ.get(ISA_VARIABLE)
+    if wanted == "reference":
+        return wanted
+    available = available_isas()
+    if not wanted:
+        return available[0] if available else "reference"
+    if wanted not in available:
+        raise UnknownNameError(
+            f"{ISA_VARIABLE}={wanted}",
+            expected="an instruction set of this processor: " + ", ".join((*available, "reference")),
+            mend=f"unset {ISA_VARIABLE}"
+            + ("" if wanted in ISAS else "; " + nearest(wanted, (*ISAS, "reference"))),
+        )
+    return wanted
+
+
+def measure_limit(isa: str | None = None, seconds: float = 0.2) -> float:
+    """Binary multiply-adds per second of one core with every operand in a register: no layer can be faster.
+
+    Args:
+        isa: one of :func:`available_isas`; the one in use unless given.
+        seconds: to measure for.
+
+    Returns:
+        0 where there are no native kernels.
+    """
+    found = library()
+    return (
+        found.measure_limit(isa or isa_in_use(), seconds) if found and (isa or isa_in_use()) in ISAS else 0.0
+    )
+
+
+class Plan:
+    """A program ready to run on one instruction set.
+
+    Args:
+        program: validated.
+        blob: its constants, on the CPU; copied.
+        isa: one of the library's; the one in use unless given.
+        native: the library; the package's unless given.
+
+    Raises:
+        NativeError: there is no library, or it has no kernel for a step of the program.
+    """
+
+    def __init__(
+        self, program: Program, blob: Tensor, isa: str | None = None, native: Library | None = None
+    ) -> None:
+        native = native or library()
+        if native is None:
+            raise NativeError("there is no native library")
+        self.isa = isa or isa_in_use()
+        self.steps = program.steps
+        self._native = native
+        self._rows = [spec.layout == "rows" for spec in program.inputs]
+        self._outputs = len(program.outputs)
+        self._shapes: dict[tuple[torch.Size, ...], list[tuple[int, ...]]] = {}
+        self._plan = native.create(encode(program), blob, self.isa)
+        weakref.finalize(self, native.free, self._plan)
+
+    def run(
+        self, inputs: Sequence[Tensor], *, threads: int | None = None, times: Tensor | None = None
+    ) -> list[Tensor]:
+        """One call.
+
+        Args:
+            inputs: on the CPU, of any floating dtype and memory format; computed in float32.
+            threads: how many to use; torch's unless given.
+            times: float64, (steps + 2,): receives the seconds that inputs, each step and outputs took.
+
+        Returns:
+            The outputs, float32, contiguous.
+
+        Raises:
+            ArgumentError: inputs that the program does not take.
+        """
+        threads = threads or torch.get_num_threads()
+        given = [
+            x.float().contiguous() if rows else x.float() for x, rows in zip(inputs, self._rows, strict=True)
+        ]
+        try:
+            outputs = [torch.empty(shape) for shape in self._output_shapes(given)]
+            self._native.run(self._plan, given, outputs, threads, times)
+        except NativeError as error:
+            raise ArgumentError(
+                str(error), expected="inputs of the shapes that the packed model was made for",
+                mend="pass an input of the size that the model was packed with",
+            ) from error  # fmt: skip
+        return outputs
+
+    def bytes(self) -> int:
+        """Bytes of weights and tables that it holds."""
+        return self._native.plan_bytes(self._plan)
+
+    def _output_shapes(self, inputs: Sequence[Tensor]) -> list[tuple[int, ...]]:
+        key = tuple(x.shape for x in inputs)
+        shapes = self._shapes.get(key)
+        if shapes is None:
+            shapes = self._native.output_shapes(self._plan, inputs, self._outputs)
+            if len(self._shapes) < MAX_PLANS:
+                self._shapes[key] = shapes
+        return shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A cached plan; it holds the blob, so that no other can get its address."""
+
+    blob: Tensor
+    version: int
+    text: str
+    plan: Plan
+
+
+_plans: OrderedDict[tuple[int, str], _Entry] = OrderedDict()
+_lock = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
+
+
+def plan_for(text: str, blob: Tensor) -> Plan:
+    """The plan of a program for the instruction set in use, from the cache if it is there.
+
+    Args:
+        text: the program's JSON, validated.
+        blob: its constants, on the CPU. A blob written to since gets a new plan.
+
+    Raises:
+        NativeError: see :class:`Plan`.
+    """
+    key = (blob.data_ptr(), isa_in_use())
+    version = 0 if blob.is_inference() else blob._version
+    with _lock:
+        entry = _plans.get(key)
+        if entry and entry.version == version and entry.text == text and entry.blob.numel() == blob.numel():
+            _plans.move_to_end(key)
+            return entry.plan
+    plan = Plan(parse_program(text), blob, key[1])
+    with _lock:
+        _plans[key] = _Entry(blob=blob, version=version, text=text, plan=plan)
+        _plans.move_to_end(key)
+        while len(_plans) > MAX_PLANS:
+            _plans.popitem(last=False)
+    return plan
+
+
+def forget(blob: Tensor | int) -> None:
+    """Drops the plans made from a blob (or from the blob at an address), and the reference to it."""
+    address = blob if isinstance(blob, int) else blob.data_ptr()
+    with _lock:
+        for key in [k for k in _plans if k[0] == address]:
+            del _plans[key]

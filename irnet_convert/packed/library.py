@@ -1,0 +1,166 @@
+"""The native library: where it is, its C functions through ctypes, its errors as exceptions."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from irnet_convert.packed.encode import INTERFACE_VERSION
+
+#: Instruction sets by their number in native/irnet.h.
+ISAS = ("portable", "avx2", "avx512", "neon")
+#: Those that a processor may have, the fastest first.
+FASTEST_FIRST = ("avx512", "avx2", "neon", "portable")
+_MAX_RANK = 8
+#: Its file name.
+LIBRARY_NAME = "irnet_native" + (".dylib" if sys.platform == "darwin" else ".so")
+#: What to do where the library is missing.
+REMEDY = (
+    "install a C++17 compiler (gcc or clang) and install irnet-convert again: "
+    "pip install --force-reinstall --no-deps irnet-convert"
+)
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", c_void_p),
+        ("rank", c_int64),
+        ("shape", c_int64 * _MAX_RANK),
+        ("strides", c_int64 * _MAX_RANK),
+    )
+
+
+class NativeError(Exception):
+    """The native code refused; the message says why. The engine makes one of the project's errors of it."""
+
+
+class Library:
+    """The C interface of native/irnet.h.
+
+    Args:
+        path: of the shared library.
+
+    Raises:
+        OSError: no library for this processor.
+        NativeError: of another version of the interface.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._c = _declare(ctypes.CDLL(str(path)))
+        if self._c.irn_version() != INTERFACE_VERSION:
+            raise NativeError(f"{path} has version {self._c.irn_version()}, not {INTERFACE_VERSION}")
+
+    @functools.cached_property
+    def isas(self) -> tuple[str, ...]:
+        """The instruction sets that can be used here, the fastest first."""
+        return tuple(isa for isa in FASTEST_FIRST if self._c.irn_isa_available(ISAS.index(isa)))
+
+    def measure_limit(self, isa: str, seconds: float = 0.2) -> float:
+        """Binary multiply-adds per second of one core, register to register: what no layer can exceed."""
+        return self._c.irn_measure_limit(ISAS.index(isa), seconds)
+
+    def create(self, code: Sequence[int], blob: Tensor, isa: str) -> int:
+        """A plan: an opaque address, for :meth:`run` and :meth:`free`.
+
+        Args:
+            code: of ``encode``.
+            blob: the constants, uint8; not needed any more afterwards.
+            isa: one of :attr:`isas`.
+
+        Raises:
+            NativeError: what the native code refuses.
+        """
+        plan = c_void_p()
+        words = torch.tensor(code, dtype=torch.int64)
+        self._check(
+            self._c.irn_plan_create, words.data_ptr(), len(code), blob.data_ptr(), blob.numel(),
+            ISAS.index(isa), byref(plan),
+        )  # fmt: skip
+        assert plan.value
+        return plan.value
+
+    def free(self, plan: int) -> None:
+        """Releases a plan that nobody runs any more."""
+        self._c.irn_plan_free(plan)
+
+    def plan_bytes(self, plan: int) -> int:
+        """Bytes of a plan's weights and tables."""
+        return self._c.irn_plan_bytes(plan)
+
+    def output_shapes(self, plan: int, inputs: Sequence[Tensor], outputs: int) -> list[tuple[int, ...]]:
+        """The shapes of the outputs for such inputs.
+
+        Raises:
+            NativeError: inputs that the program does not take.
+        """
+        found = (_Tensor * outputs)()
+        self._check(self._c.irn_plan_shapes, plan, _tensors(inputs), len(inputs), found, outputs)
+        return [tuple(t.shape[: t.rank]) for t in found]
+
+    def run(self, plan: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor], threads: int,
+            times: Tensor | None = None) -> None:  # fmt: skip
+        """Runs a plan.
+
+        Args:
+            plan: of :meth:`create`.
+            inputs: float32, on the CPU; maps of any strides, rows contiguous.
+            outputs: likewise, of the shapes of :meth:`output_shapes`; they are written.
+            threads: how many to use.
+            times: float64, (steps + 2,): receives seconds, see irn_plan_run.
+
+        Raises:
+            NativeError: what the native code refuses.
+        """
+        address, size = (times.data_ptr(), times.numel()) if times is not None else (None, 0)
+        self._check(
+            self._c.irn_plan_run, plan, _tensors(inputs), len(inputs), _tensors(outputs), len(outputs),
+            threads, address, size,
+        )  # fmt: skip
+
+    def _check(self, function, *arguments: object) -> None:
+        message = (c_char * 512)()
+        if function(*arguments, message, len(message)):
+            raise NativeError(message.value.decode(errors="replace"))
+
+
+def _tensors(tensors: Sequence[Tensor]) -> ctypes.Array[_Tensor]:
+    found = (_Tensor * len(tensors))()
+    for one, tensor in zip(found, tensors, strict=True):
+        rank = tensor.dim()
+        if rank > _MAX_RANK:
+            raise NativeError(f"a tensor of {rank} dimensions")
+        one.data = tensor.data_ptr()
+        one.rank = rank
+        one.shape[:rank] = tensor.shape
+        one.strides[:rank] = tensor.stride()
+    return found
+
+
+def _declare(c: ctypes.CDLL) -> ctypes.CDLL:
+    message = (c_char_p, c_size_t)
+    tensors = (POINTER(_Tensor), c_size_t)
+    for name, result, arguments in (
+        ("irn_version", c_int, ()),
+        ("irn_isa_available", c_int, (c_int,)),
+        (
+            "irn_plan_create",
+            c_int,
+            (c_void_p, c_size_t, c_void_p, c_size_t, c_int, POINTER(c_void_p), *message),
+        ),
+        ("irn_plan_free", None, (c_void_p,)),
+        ("irn_plan_bytes", c_size_t, (c_void_p,)),
+        ("irn_plan_shapes", c_int, (c_void_p, *tensors, *tensors, *message)),
+        ("irn_plan_run", c_int, (c_void_p, *tensors, *tensors, c_int, c_void_p, c_size_t, *message)),
+        ("irn_measure_limit", c_double, (c_int, c_double)),
+    ):
+        function = getattr(c, name)
+        function.restype, function.argtypes = result, list(arguments)
+    return c

@@ -1,0 +1,9 @@
+#include "vec_avx2.h"
+
+#include "isa.h"
+
+namespace irn {
+
+const Kernels* avx2_kernels() { return &avx2::kKernels; }
+
+}  // namespace irn

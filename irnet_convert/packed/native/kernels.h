@@ -1,0 +1,156 @@
+// What a plan hands to the kernels of an instruction set: jobs over plain memory.
+//
+// Inside a plan every tensor is channels last with a border (padding) around it, in one of three forms:
+//   real   float32
+//   signs  float32 that holds +1 and -1; for the few binary layers that are computed as real ones
+//   bits   units of Kernels::unit_bits channels, bit 1 = +1; bits behind the last channel are 0
+//
+// Included by files that are compiled for different processors: nothing here may be a function that the
+// linker could take from any of them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace irn {
+
+enum class PostKind : int64_t {
+  kAffine, kAdd, kClamp, kPrelu, kHardswish, kHardsigmoid, kSilu, kGelu, kGeluTanh, kSigmoid, kTanh, kEnd
+};
+
+// A channels-last tensor: bytes from one image, row and pixel to the next; base is pixel (0, 0, 0), inside
+// the border. A view that is absent has base == nullptr.
+struct View {
+  uint8_t* base = nullptr;
+  int64_t n = 0, y = 0, x = 0;
+  [[gnu::always_inline]] uint8_t* at(int64_t in, int64_t iy, int64_t ix) const { return base + in * n + iy * y + ix * x; }
+};
+
+struct PostOp {
+  PostKind kind;
+  const float* a;
+  const float* b;
+  float lo, hi;
+  View value;  // what kAdd adds
+};
+
+// What follows an accumulator, and where the result goes: to any of the three forms.
+struct Epilogue {
+  const PostOp* post = nullptr;
+  int64_t posts = 0;
+  View real, signs, bits;
+};
+
+// Pixels of a result, flattened: index = (n * h + y) * w + x.
+struct Grid {
+  int64_t h, w;
+};
+
+// A stretch of steps that is contiguous in a channels-last buffer, such as one row of a kernel.
+struct Segment {
+  int64_t offset;  // from the pixel's first unit, in units
+  int32_t steps;
+  int32_t flush;  // 1: narrow sums could overflow after this one
+};
+
+// Output channels that are computed together.
+struct Block {
+  int64_t channel;  // the first one
+  int64_t count;    // how many are real; the rest of the vectors is filled up
+  int64_t vectors;
+  int64_t weights;  // where its weights start, in elements
+  int64_t group;    // whose input channels it reads
+};
+
+// A stretch of segments whose counts fit in 16 bits; nearly always one for all.
+struct Epoch {
+  int64_t first, last;  // segments
+  int64_t step;         // steps before it
+};
+
+struct ConvJob {
+  View in;  // base: where the window of output pixel (0, 0, 0) starts; y, x: strides times the step's
+  int64_t group_bytes;
+  Grid grid;
+  int64_t pixels, chunk;  // chunk: pixels that are worked on for all blocks before the next ones
+  const Segment* segments;
+  const Epoch* epochs;
+  int64_t n_epochs;
+  const Block* blocks;
+  int64_t n_blocks;
+  const uint8_t* weights;
+  // bits: accumulator = bias - 2 * count. The bias depends on which taps of a pixel fall on zero padding:
+  // on the classes of its row and its column.
+  const int32_t* bias;
+  const int32_t* row_class;
+  const int32_t* column_class;
+  int64_t column_classes, bias_stride;
+  Epilogue epilogue;
+};
+
+// Depthwise convolution of reals: weights [tap][channels], channels as in the epilogue's constants.
+struct DepthwiseJob {
+  View in;
+  Grid grid;
+  int64_t channels;
+  const int64_t* taps;  // their offsets from the window's start, in bytes
+  int64_t n_taps;
+  const float* weights;
+  int64_t tap_stride;  // floats
+  Epilogue epilogue;
+};
+
+struct PoolJob {
+  View in;
+  Grid grid;
+  int64_t h, w, channels;  // of the input
+  int64_t kernel[2], stride[2], pad[2], dilation[2];  // y, x
+  bool max, count_include_pad;
+  Epilogue epilogue;
+};
+
+// Takes any strided float tensor to channels [first, first + channels) of a result.
+struct MoveJob {
+  const float* in;
+  int64_t n, c, y, x;  // strides, in floats
+  Grid grid;
+  int64_t first, channels;
+  Epilogue epilogue;
+};
+
+// Takes a channels-last real tensor to any strided float tensor.
+struct ExportJob {
+  View in;
+  Grid grid;
+  int64_t channels;
+  float* out;
+  int64_t n, c, y, x;  // strides, in floats
+};
+
+// How weights are laid out for a core.
+struct CoreShape {
+  int64_t lanes, vectors, narrow;  // a block has `vectors` or `narrow` vectors of `lanes` channels
+  int64_t unit_bytes, weight_bytes, unit_bits, max_steps, max_total;
+};
+
+// What an instruction set provides. Ranges are of pixels, for convolutions of items.
+struct Kernels {
+  const char* name;
+  CoreShape bits, real;
+  // Puts a weight unit of `unit_bits` bits, or a float, at its lane.
+  void (*put_bits)(uint8_t* vector, int64_t lane, uint32_t unit);
+  void (*conv_bits)(const ConvJob&, int64_t begin, int64_t end);
+  void (*conv_real)(const ConvJob&, int64_t begin, int64_t end);
+  void (*depthwise)(const DepthwiseJob&, int64_t begin, int64_t end);
+  void (*pool)(const PoolJob&, int64_t begin, int64_t end);
+  void (*move)(const MoveJob&, int64_t begin, int64_t end);
+  void (*export_)(const ExportJob&, int64_t begin, int64_t end);
+  double (*measure)(int64_t repeats);  // binary multiply-adds of so many rounds, run
+};
+
+// Vectors of floats behind the end of channel constants and tensors that may be read (never used).
+constexpr int64_t kSlack = 64;
+
+// nullptr where the build or the processor lacks the instruction set.
+const Kernels* kernels_of(int isa);
+
+}  // namespace irn

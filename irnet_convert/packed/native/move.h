@@ -1,0 +1,106 @@
+// Everything that is not a product: pooling, and moving between layouts.
+#pragma once
+#include "finish.h"
+
+namespace irn::IRN_ISA {
+
+// The places of a window along one axis that lie inside the input, and the divisor of an average.
+struct Range {
+  int64_t start, first, last, extent;
+};
+
+inline Range range(const PoolJob& job, int axis, int64_t out, int64_t size) {
+  Range r;
+  r.start = out * job.stride[axis] - job.pad[axis];
+  r.first = r.start < 0 ? (-r.start + job.dilation[axis] - 1) / job.dilation[axis] : 0;
+  int64_t room = size - r.start;
+  r.last = room <= 0 ? 0 : (room + job.dilation[axis] - 1) / job.dilation[axis];
+  if (r.last > job.kernel[axis]) r.last = job.kernel[axis];
+  if (r.first > r.last) r.first = r.last;
+  int64_t end = r.start + job.kernel[axis], most = size + job.pad[axis];
+  r.extent = (end < most ? end : most) - r.start;
+  if (!job.count_include_pad) r.extent = r.last - r.first;
+  return r;
+}
+
+template <bool kMax>
+inline void pool_pixel(const PoolJob& job, const Pixel& p) {
+  Range y = range(job, 0, p.y, job.h), x = range(job, 1, p.x, job.w);
+  const uint8_t* origin = at(job.in, {p.n, y.start, x.start});
+  int64_t row = job.dilation[0] * job.in.y, column = job.dilation[1] * job.in.x;
+  F divisor = splat(float(y.extent * x.extent));
+  for (int64_t c = 0; c < job.channels; c += kWide * kFloats) {
+    F sum[kWide];
+    for (F& s : sum) s = splat(kMax ? -__builtin_inff() : 0.0f);
+    for (int64_t iy = y.first; iy < y.last; ++iy)
+      for (int64_t ix = x.first; ix < x.last; ++ix) {
+        auto in = reinterpret_cast<const float*>(origin + iy * row + ix * column) + c;
+        for (int i = 0; i < kWide; ++i) {
+          F v = load(in + i * kFloats);
+          sum[i] = kMax ? max_nan(sum[i], v) : add(sum[i], v);
+        }
+      }
+    if (!kMax)
+      for (F& s : sum) s = div(s, divisor);
+    int64_t left = job.channels - c;
+    finish(job.epilogue, sum, p, c, left < kWide * kFloats ? int(left) : kWide * kFloats);
+  }
+}
+
+inline void pool(const PoolJob& job, int64_t begin, int64_t end) {
+  Cursor cursor(job.grid, begin);
+  for (; begin < end; ++begin)
+    job.max ? pool_pixel<true>(job, cursor.next()) : pool_pixel<false>(job, cursor.next());
+}
+
+// Pixels that are moved together: what is read along x is written along channels.
+constexpr int kMoved = 16;
+
+inline void move(const MoveJob& job, int64_t begin, int64_t end) {
+  constexpr int kChannels = kWide * kFloats;
+  alignas(64) float block[kMoved][kChannels] = {};
+  Cursor cursor(job.grid, begin);
+  while (begin < end) {
+    Pixel pixels[kMoved];
+    const float* in[kMoved];
+    int n = end - begin < kMoved ? int(end - begin) : kMoved;
+    for (int i = 0; i < n; ++i) {
+      pixels[i] = cursor.next();
+      in[i] = job.in + pixels[i].n * job.n + pixels[i].y * job.y + pixels[i].x * job.x;
+    }
+    for (int64_t c = 0; c < job.channels; c += kChannels) {
+      int count = job.channels - c < kChannels ? int(job.channels - c) : kChannels;
+      for (int k = 0; k < count; ++k)
+        for (int i = 0; i < n; ++i) block[i][k] = in[i][(c + k) * job.c];
+      for (int i = 0; i < n; ++i) {
+        F r[kWide];
+        for (int k = 0; k < kWide; ++k) r[k] = load(block[i] + k * kFloats);
+        finish(job.epilogue, r, pixels[i], job.first + c, count);
+      }
+    }
+    begin += n;
+  }
+}
+
+inline void export_(const ExportJob& job, int64_t begin, int64_t end) {
+  Cursor cursor(job.grid, begin);
+  while (begin < end) {
+    float* out[kMoved];
+    const float* in[kMoved];
+    int n = end - begin < kMoved ? int(end - begin) : kMoved;
+    for (int i = 0; i < n; ++i) {
+      Pixel p = cursor.next();
+      out[i] = job.out + p.n * job.n + p.y * job.y + p.x * job.x;
+      in[i] = reinterpret_cast<const float*>(at(job.in, p));
+    }
+    if (job.c == 1) {
+      for (int i = 0; i < n; ++i) __builtin_memcpy(out[i], in[i], sizeof(float) * size_t(job.channels));
+    } else {
+      for (int64_t c = 0; c < job.channels; ++c)
+        for (int i = 0; i < n; ++i) out[i][c * job.c] = in[i][c];
+    }
+    begin += n;
+  }
+}
+
+}  // namespace irn::IRN_ISA

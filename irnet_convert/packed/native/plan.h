@@ -1,0 +1,54 @@
+// A program made ready for one instruction set. Immutable but for what it caches, without locks: so any
+// thread may run it, and a forked child too.
+#pragma once
+#include <atomic>
+#include <vector>
+
+#include "irnet.h"
+#include "layout.h"
+
+namespace irn {
+
+class Plan {
+ public:
+  Plan(Program program, const uint8_t* blob, const Kernels& kernels);
+  ~Plan();
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  void shapes(const irn_tensor* in, size_t n_in, irn_tensor* out, size_t n_out) const;
+  void run(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out, int threads, double* times,
+           size_t n_times);
+  size_t bytes() const;
+
+ private:
+  const Layout& layout_for(std::vector<Shape> inputs);
+  Memory take_workspace(int64_t bytes);
+  void give_workspace(Memory memory);
+
+  static constexpr int kIdle = 4;        // workspaces that are kept between calls
+  static constexpr int kMaxLayouts = 32;  // further shapes are laid out in each call
+
+  Program program_;
+  const Kernels& kernels_;
+  std::vector<Prepared> prepared_;
+  std::atomic<Layout*> layouts_{nullptr};
+  std::atomic<int> n_layouts_{0};
+  std::atomic<Memory*> idle_[kIdle] = {};
+};
+
+// Runs a plan's steps on one workspace; run.cpp.
+struct Call {
+  const Program& program;
+  const std::vector<Prepared>& prepared;
+  const Kernels& kernels;
+  const Layout& layout;
+  uint8_t* workspace;
+  int threads;
+
+  void take(size_t input, const irn_tensor& tensor) const;
+  void step(size_t index) const;
+  void give(int64_t value, const irn_tensor& tensor) const;
+};
+
+}  // namespace irn

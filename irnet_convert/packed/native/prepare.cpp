@@ -1,0 +1,211 @@
+#include "prepare.h"
+
+#include <cmath>
+
+namespace irn {
+namespace {
+
+constexpr float kInfinity = __builtin_inff();
+
+float half_to_float(uint16_t h) {
+  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
+  float x;
+  if (exponent == 0) {
+    x = std::ldexp(float(mantissa), -24);
+  } else {
+    uint32_t bits = (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
+    std::memcpy(&x, &bits, 4);
+  }
+  return sign ? -x : x;
+}
+
+// Reads the weights of a constant. Bits are stored in rows of (kH, kW, I), all else as (O, I, kH, kW).
+class Weights {
+ public:
+  Weights(const Constant& c, const uint8_t* blob) : c_(c), data_(blob + c.offset) {
+    inner_ = c.shape[1];
+    taps_ = c.rank == 4 ? c.shape[2] * c.shape[3] : 1;
+    row_ = ceil_div(taps_ * inner_, 8);
+  }
+  // n <= 32 bits of one tap from channel `in` on; 0 behind the last channel.
+  uint32_t bits(int64_t out, int64_t tap, int64_t in, int64_t n) const {
+    if (n > inner_ - in) n = inner_ - in;
+    int64_t k = tap * inner_ + in, left = row_ - k / 8;
+    uint64_t x = 0;
+    std::memcpy(&x, data_ + out * row_ + k / 8, size_t(left < 8 ? left : 8));
+    return uint32_t(x >> k % 8 & ((uint64_t(1) << n) - 1));
+  }
+  float real(int64_t out, int64_t tap, int64_t in) const {
+    if (c_.dtype == DType::kBits) return bits(out, tap, in, 1) ? 1.0f : -1.0f;
+    int64_t k = (out * inner_ + in) * taps_ + tap;
+    if (c_.dtype == DType::kF32) return load<float>(k);
+    if (c_.dtype == DType::kF16) return half_to_float(load<uint16_t>(k));
+    uint32_t bits = uint32_t(load<uint16_t>(k)) << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  }
+
+ private:
+  template <class T>
+  T load(int64_t k) const {
+    T x;
+    std::memcpy(&x, data_ + k * int64_t(sizeof x), sizeof x);
+    return x;
+  }
+
+  const Constant& c_;
+  const uint8_t* data_;
+  int64_t inner_, taps_, row_;
+};
+
+// Blocks of output channels, none of which spans two groups; as wide as the core can, a small rest narrower.
+void make_blocks(Prepared& p, int64_t groups, int64_t steps, const CoreShape& core) {
+  int64_t per_group = p.channels / groups, at = 0;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t c = 0; c < per_group;) {
+      int64_t left = per_group - c;
+      int64_t vectors = 2 * left > core.lanes * core.vectors ? core.vectors : core.narrow;
+      int64_t count = left < core.lanes * vectors ? left : core.lanes * vectors;
+      p.blocks.push_back({g * per_group + c, count, vectors, at, g});
+      at += steps * vectors * core.lanes;
+      c += count;
+    }
+  p.weights = Memory(at * core.weight_bytes);
+}
+
+void pack_real(Prepared& p, const Weights& weights, int64_t taps, int64_t inner, const CoreShape& core) {
+  for (const Block& b : p.blocks) {
+    float* to = p.weights.as<float>() + b.weights;
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t i = 0; i < inner; ++i, to += b.vectors * core.lanes)
+        for (int64_t c = 0; c < b.count; ++c) to[c] = weights.real(b.channel + c, t, i);
+  }
+}
+
+void pack_bits(Prepared& p, const Weights& weights, int64_t taps, const Kernels& kernels) {
+  const CoreShape& core = kernels.bits;
+  for (const Block& b : p.blocks) {
+    uint8_t* to = p.weights.data() + b.weights * core.weight_bytes;
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t u = 0; u < p.tap_units; ++u)
+        for (int64_t v = 0; v < b.vectors; ++v, to += core.lanes * core.weight_bytes)
+          for (int64_t lane = 0; lane < core.lanes && v * core.lanes + lane < b.count; ++lane) {
+            int64_t out = b.channel + v * core.lanes + lane;
+            kernels.put_bits(to, lane, weights.bits(out, t, u * core.unit_bits, core.unit_bits));
+          }
+  }
+}
+
+// Zero padding. Border bits are 0, so a tap of weights w that falls on the border adds n - 2 popcount(w) to
+// the sum of +-1, its n weights' sum with the sign turned, where it must add 0. The taps of a pixel that lie
+// inside form a rectangle; so with prefix sums S over kernel rows and columns,
+//   result = (K - 2 count) - (S(all) - S(inside)),
+// and everything but the count is a table over the few rectangles there are.
+void sum_taps(Prepared& p, const Weights& weights, const Step& s, int64_t inner) {
+  int64_t height = s.kernel[0] + 1, width = s.kernel[1] + 1;
+  p.tap_stride = p.channels + kSlack;
+  p.tap_sums = Memory(height * width * p.tap_stride * 4);
+  int32_t* sums = p.tap_sums.as<int32_t>();
+  auto at = [&](int64_t y, int64_t x) { return sums + (y * width + x) * p.tap_stride; };
+  for (int64_t y = 1; y < height; ++y)
+    for (int64_t x = 1; x < width; ++x)
+      for (int64_t c = 0; c < p.channels; ++c) {
+        int64_t ones = 0;
+        for (int64_t i = 0; i < inner; i += 32)
+          ones += __builtin_popcount(weights.bits(c, (y - 1) * s.kernel[1] + x - 1, i, 32));
+        int64_t tap = inner - 2 * ones;
+        at(y, x)[c] = int32_t(tap + at(y - 1, x)[c] + at(y, x - 1)[c] - at(y - 1, x - 1)[c]);
+      }
+}
+
+void prepare_product(Prepared& p, const Program& program, const Step& s, const uint8_t* blob,
+                     const Kernels& kernels) {
+  const Constant& c = program.constants[size_t(s.weight)];
+  Weights weights(c, blob);
+  int64_t inner = c.shape[1], taps = is_conv(s.kind) ? s.kernel[0] * s.kernel[1] : 1;
+  p.channels = c.shape[0];
+  bool bits = is_binary(s.kind) && (s.groups == 1 || inner % kernels.bits.unit_bits == 0);
+  FormKind real = is_binary(s.kind) ? FormKind::kSigns : FormKind::kReal;
+  p.writes_bits = s.groups == 1 || p.channels / s.groups % kernels.bits.unit_bits == 0;
+  if (inner == 1 && p.channels == s.groups) {
+    p.method = Method::kDepthwise;
+    p.input = {real, s.pad_mode};
+    p.writes_bits = true;
+    p.tap_stride = p.channels + kSlack;
+    p.weights = Memory(taps * p.tap_stride * 4);
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t o = 0; o < p.channels; ++o)
+        p.weights.as<float>()[t * p.tap_stride + o] = weights.real(o, t, 0);
+    return;
+  }
+  p.method = bits ? Method::kConvBits : Method::kConvReal;
+  p.input = {bits ? FormKind::kBits : real, s.pad_mode};
+  const CoreShape& core = bits ? kernels.bits : kernels.real;
+  p.tap_units = bits ? ceil_div(inner, core.unit_bits) : inner;
+  p.group_bytes = p.tap_units * core.unit_bytes;
+  make_blocks(p, s.groups, taps * p.tap_units, core);
+  if (bits) {
+    pack_bits(p, weights, taps, kernels);
+    sum_taps(p, weights, s, inner);
+  } else {
+    pack_real(p, weights, taps, inner, core);
+  }
+}
+
+// A constant of post, filled up so that whole vectors can be read from any channel on.
+const float* post_constant(Prepared& p, const Program& program, int64_t index, int64_t channels,
+                           const uint8_t* blob) {
+  const Constant& c = program.constants[size_t(index)];
+  Memory m((channels + kSlack) * 4);
+  for (int64_t i = 0; i < channels; ++i)
+    std::memcpy(m.as<float>() + i, blob + c.offset + (c.shape[0] == 1 ? 0 : i * 4), 4);
+  p.constants.push_back(std::move(m));
+  return p.constants.back().as<float>();
+}
+
+void prepare_post(Prepared& p, const Program& program, const Step& s, int64_t channels, const uint8_t* blob) {
+  for (const Post& post : s.post) {
+    PostOp op{};
+    op.kind = post.kind;
+    op.lo = std::isnan(post.lo) ? -kInfinity : float(post.lo);
+    op.hi = std::isnan(post.hi) ? kInfinity : float(post.hi);
+    if (post.kind == PostKind::kAffine || post.kind == PostKind::kPrelu)
+      op.a = post_constant(p, program, post.a, channels, blob);
+    if (post.kind == PostKind::kAffine) op.b = post_constant(p, program, post.b, channels, blob);
+    p.post.push_back(op);
+  }
+}
+
+}  // namespace
+
+int64_t Prepared::bytes() const {
+  int64_t total = weights.bytes() + tap_sums.bytes();
+  for (const Memory& m : constants) total += m.bytes();
+  return total;
+}
+
+Prepared prepare(const Program& program, size_t index, const uint8_t* blob, const Kernels& kernels) {
+  const Step& s = program.steps[index];
+  Prepared p;
+  p.channels = program.values[program.inputs + index].channels;
+  p.input = {FormKind::kReal, PadMode::kZeros};
+  if (is_conv(s.kind) || is_linear(s.kind)) {
+    if (s.input_bits) throw Refused("this build has no kernels for integer convolutions");
+    prepare_product(p, program, s, blob, kernels);
+  } else if (s.kind == Kind::kMaxPool || s.kind == Kind::kAvgPool || s.kind == Kind::kGlobalAvgPool) {
+    p.method = Method::kPool;
+  } else {
+    p.method = s.kind == Kind::kFlatten ? Method::kFlatten : Method::kMove;
+    int64_t unit = kernels.bits.unit_bits, at = s.kind == Kind::kSubsample ? s.before : 0;
+    p.writes_bits = s.kind != Kind::kFlatten && at % unit == 0;
+    for (size_t i = 0; i < s.inputs.size(); ++i) {
+      at += program.values[size_t(s.inputs[i])].channels;
+      if (at % unit && at != p.channels) p.writes_bits = false;
+    }
+  }
+  prepare_post(p, program, s, p.channels, blob);
+  return p;
+}
+
+}  // namespace irn

@@ -1,0 +1,42 @@
+// The part of a plan that no call changes: which kernel runs each step, and its weights in that kernel's order.
+#pragma once
+#include <vector>
+
+#include "kernels.h"
+#include "memory.h"
+#include "program.h"
+
+namespace irn {
+
+// How a tensor is held inside a plan; see kernels.h. Forms of one kind differ in what their border holds.
+enum class FormKind { kReal, kSigns, kBits };
+struct Form {
+  FormKind kind;
+  PadMode mode;
+  bool operator==(const Form& o) const { return kind == o.kind && mode == o.mode; }
+};
+
+enum class Method { kConvBits, kConvReal, kDepthwise, kPool, kMove, kFlatten };
+
+struct Prepared {
+  Method method;
+  Form input;  // the form that it reads of its inputs
+  std::vector<PostOp> post;
+  std::vector<Memory> constants;  // what post points to
+  bool writes_bits = true;        // false: another pass has to pack the result
+
+  // Convolutions and linear layers.
+  Memory weights;
+  std::vector<Block> blocks;
+  int64_t tap_units = 0;    // units of one tap of one group
+  int64_t group_bytes = 0;  // from the channels of one group to those of the next
+  Memory tap_sums;          // bits: int32 [kH + 1][kW + 1][stride], see prepare.cpp
+  int64_t tap_stride = 0;
+  int64_t channels = 0;     // of the result
+
+  int64_t bytes() const;
+};
+
+Prepared prepare(const Program& program, size_t step, const uint8_t* blob, const Kernels& kernels);
+
+}  // namespace irn

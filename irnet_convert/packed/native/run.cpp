@@ -1,0 +1,275 @@
+// One call: from the tables of a plan to jobs for the kernels.
+#include <algorithm>
+
+#include "plan.h"
+#include "pool.h"
+
+namespace irn {
+namespace {
+
+constexpr Form kPlain = {FormKind::kReal, PadMode::kZeros};
+
+// Work below which a second thread costs more than it brings, in bytes or multiply-adds.
+constexpr int64_t kLeastWork = 1 << 15;
+
+struct Output {
+  const ValueLayout& value;
+  Epilogue epilogue;
+  std::vector<PostOp> post;
+};
+
+View view(const Call& call, int64_t value, Form form) {
+  const ValueLayout& v = call.layout.values[size_t(value)];
+  return view_of(*v.find(form), v.sizes, call.workspace);
+}
+
+// The real form of a value, whatever its border holds.
+View real_view(const Call& call, int64_t value) {
+  const ValueLayout& v = call.layout.values[size_t(value)];
+  for (const Tensor& t : v.tensors)
+    if (t.form.kind == FormKind::kReal && t.direct) return view_of(t, v.sizes, call.workspace);
+  return {};
+}
+
+void add_views(const Call& call, const ValueLayout& v, bool direct, Epilogue& e) {
+  for (const Tensor& t : v.tensors) {
+    if (t.direct != direct) continue;
+    View w = view_of(t, v.sizes, call.workspace);
+    (t.form.kind == FormKind::kReal ? e.real : t.form.kind == FormKind::kSigns ? e.signs : e.bits) = w;
+  }
+}
+
+// Runs a job over its items, on several threads where that pays.
+template <class Job>
+void spread(const Call& call, void (*run)(const Job&, int64_t, int64_t), const Job& job, int64_t items,
+            int64_t work) {
+  parallel(work < kLeastWork ? 1 : call.threads, items, [&](int64_t b, int64_t e) { run(job, b, e); });
+}
+
+Grid grid_of(const Sizes& s) { return {s.h, s.w}; }
+
+// The pixel that a border pixel repeats.
+int64_t mirrored(PadMode mode, int64_t i, int64_t size) {
+  if (mode == PadMode::kReflect) return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i;
+  if (mode == PadMode::kReplicate) return i < 0 ? 0 : i >= size ? size - 1 : i;
+  return (i + size) % size;
+}
+
+void fill_border(const Tensor& t, const Sizes& s, uint8_t* workspace) {
+  View v = view_of(t, s, workspace);
+  bool zeros = t.form.mode == PadMode::kZeros;
+  auto fill = [&](int64_t n, int64_t y, int64_t x, int64_t count) {  // a stretch of one row
+    uint8_t* to = v.at(n, y, x);
+    if (zeros) {
+      std::memset(to, 0, size_t(count * t.pixel));
+      return;
+    }
+    for (int64_t i = x; i < x + count; ++i, to += t.pixel)
+      std::memcpy(to, v.at(n, mirrored(t.form.mode, y, s.h), mirrored(t.form.mode, i, s.w)), size_t(t.pixel));
+  };
+  for (int64_t n = 0; n < s.n; ++n)
+    for (int64_t y = -t.pad[2]; y < s.h + t.pad[3]; ++y) {
+      bool inside = y >= 0 && y < s.h;
+      if (!inside) fill(n, y, -t.pad[0], t.pad[0] + s.w + t.pad[1]);
+      if (inside && t.pad[0]) fill(n, y, -t.pad[0], t.pad[0]);
+      if (inside && t.pad[1]) fill(n, y, s.w, t.pad[1]);
+    }
+}
+
+MoveJob move_from(const View& in, const Sizes& s) {
+  return {reinterpret_cast<const float*>(in.base), in.n / 4, 1, in.y / 4, in.x / 4, grid_of(s), 0, s.c, {}};
+}
+
+// After a value's direct forms are written: the others, and every border.
+void complete(const Call& call, int64_t value) {
+  const ValueLayout& v = call.layout.values[size_t(value)];
+  for (const Tensor& t : v.tensors) {
+    if (t.direct || v.sizes.pixels() == 0) continue;
+    MoveJob job = move_from(real_view(call, value), v.sizes);
+    View to = view_of(t, v.sizes, call.workspace);
+    Epilogue& e = job.epilogue;
+    (t.form.kind == FormKind::kReal ? e.real : t.form.kind == FormKind::kSigns ? e.signs : e.bits) = to;
+    spread(call, call.kernels.move, job, v.sizes.pixels(), v.sizes.pixels() * v.sizes.c);
+  }
+  for (const Tensor& t : v.tensors) fill_border(t, v.sizes, call.workspace);
+}
+
+// Pixels to work on for all blocks of output channels before the next ones: few, so that they stay in the
+// cache, where the weights do too; many, where the weights must be fetched anew each time.
+int64_t chunk_of(const Call& call, const Prepared& p, int64_t pixels) {
+  constexpr int64_t kWeights = 256 << 10, kLeast = 48;
+  int64_t share = ceil_div(pixels, 4 * call.threads);
+  if (call.threads == 1 && p.weights.bytes() > kWeights) return pixels;
+  return std::max(kLeast, std::min(share, int64_t(192)));
+}
+
+void run_conv(const Call& call, size_t index, const Output& out) {
+  const Step& s = call.program.steps[index];
+  const Prepared& p = call.prepared[index];
+  const ConvLayout& c = call.layout.convs[index];
+  bool bits = p.method == Method::kConvBits;
+  ConvJob job{};
+  job.in = view(call, s.inputs[0], p.input);
+  job.in.base -= c.pad[2] * job.in.y + c.pad[0] * job.in.x;
+  job.in.y *= s.stride[0];
+  job.in.x *= s.stride[1];
+  job.group_bytes = p.group_bytes;
+  job.grid = grid_of(out.value.sizes);
+  job.pixels = out.value.sizes.pixels();
+  job.chunk = chunk_of(call, p, job.pixels);
+  job.segments = c.segments.data();
+  job.epochs = c.epochs.data();
+  job.n_epochs = int64_t(c.epochs.size());
+  job.blocks = p.blocks.data();
+  job.n_blocks = int64_t(p.blocks.size());
+  job.weights = p.weights.data();
+  if (bits) {
+    job.bias = c.bias.as<int32_t>();
+    job.row_class = c.row_class.data();
+    job.column_class = c.column_class.data();
+    job.column_classes = c.column_classes;
+    job.bias_stride = p.tap_stride;
+  }
+  job.epilogue = out.epilogue;
+  int64_t items = ceil_div(job.pixels, job.chunk) * job.n_blocks;
+  int64_t work = job.pixels * (p.weights.bytes() / (bits ? 8 : 1));
+  spread(call, bits ? call.kernels.conv_bits : call.kernels.conv_real, job, items, work);
+}
+
+void run_depthwise(const Call& call, size_t index, const Output& out) {
+  const Step& s = call.program.steps[index];
+  const Prepared& p = call.prepared[index];
+  const ConvLayout& c = call.layout.convs[index];
+  DepthwiseJob job{};
+  job.in = view(call, s.inputs[0], p.input);
+  job.in.base -= c.pad[2] * job.in.y + c.pad[0] * job.in.x;
+  job.in.y *= s.stride[0];
+  job.in.x *= s.stride[1];
+  job.grid = grid_of(out.value.sizes);
+  job.channels = p.channels;
+  job.taps = c.taps.data();
+  job.n_taps = int64_t(c.taps.size());
+  job.weights = p.weights.as<float>();
+  job.tap_stride = p.tap_stride;
+  job.epilogue = out.epilogue;
+  int64_t pixels = out.value.sizes.pixels();
+  spread(call, call.kernels.depthwise, job, pixels, pixels * p.channels * job.n_taps);
+}
+
+void run_pool(const Call& call, size_t index, const Output& out) {
+  const Step& s = call.program.steps[index];
+  const Sizes& in = call.layout.values[size_t(s.inputs[0])].sizes;
+  bool global = s.kind == Kind::kGlobalAvgPool;
+  PoolJob job{};
+  job.in = view(call, s.inputs[0], kPlain);
+  job.grid = grid_of(out.value.sizes);
+  job.h = in.h, job.w = in.w, job.channels = in.c;
+  int64_t size[2] = {in.h, in.w};
+  for (int axis = 0; axis < 2; ++axis) {
+    job.kernel[axis] = global ? size[axis] : s.kernel[axis];
+    job.stride[axis] = global ? 1 : s.stride[axis];
+    job.pad[axis] = global ? 0 : s.pad[axis ? 0 : 2];
+    job.dilation[axis] = s.kind == Kind::kMaxPool ? s.dilation[axis] : 1;
+  }
+  job.max = s.kind == Kind::kMaxPool;
+  job.count_include_pad = s.count_include_pad;
+  job.epilogue = out.epilogue;
+  int64_t pixels = out.value.sizes.pixels();
+  spread(call, call.kernels.pool, job, pixels, pixels * in.c * job.kernel[0] * job.kernel[1]);
+}
+
+void run_move(const Call& call, const MoveJob& job, int64_t pixels) {
+  if (pixels && job.channels) spread(call, call.kernels.move, job, pixels, pixels * job.channels);
+}
+
+// pointwise, subsample, concat: each input at its channels.
+void run_moves(const Call& call, size_t index, const Output& out) {
+  static const float kZero = 0.0f;
+  const Step& s = call.program.steps[index];
+  const Sizes& sizes = out.value.sizes;
+  int64_t first = s.kind == Kind::kSubsample ? s.before : 0;
+  MoveJob zeros{&kZero, 0, 0, 0, 0, grid_of(sizes), 0, first, out.epilogue};
+  if (s.kind == Kind::kSubsample) run_move(call, zeros, sizes.pixels());
+  for (int64_t i : s.inputs) {
+    MoveJob job = move_from(view(call, i, kPlain), sizes);
+    if (s.kind == Kind::kSubsample) job.y *= s.stride[0], job.x *= s.stride[1];
+    job.first = first;
+    job.channels = call.layout.values[size_t(i)].sizes.c;
+    job.epilogue = out.epilogue;
+    run_move(call, job, sizes.pixels());
+    first += job.channels;
+  }
+  zeros.first = first, zeros.channels = sizes.c - first;
+  if (s.kind == Kind::kSubsample) run_move(call, zeros, sizes.pixels());
+}
+
+// Channels become the slowest: what giving out a map as (N, C, H, W) does, here into the workspace.
+void run_flatten(const Call& call, size_t index, const Output& out) {
+  const Step& s = call.program.steps[index];
+  const Sizes& in = call.layout.values[size_t(s.inputs[0])].sizes;
+  int64_t plane = in.h * in.w;
+  View to = out.epilogue.real;
+  ExportJob job{view(call, s.inputs[0], kPlain), grid_of(in), in.c, reinterpret_cast<float*>(to.base),
+                to.n / 4, plane, in.w, 1};
+  if (in.pixels()) spread(call, call.kernels.export_, job, in.pixels(), in.pixels() * in.c);
+  if (out.post.empty()) return;
+  MoveJob again = move_from(to, out.value.sizes);
+  again.epilogue = out.epilogue;
+  run_move(call, again, out.value.sizes.pixels());
+}
+
+}  // namespace
+
+void Call::step(size_t index) const {
+  int64_t value = int64_t(program.inputs + index);
+  Output out{layout.values[size_t(value)], {}, prepared[index].post};
+  if (out.value.tensors.empty()) return;  // nobody reads it
+  const std::vector<Post>& posts = program.steps[index].post;
+  for (size_t i = 0; i < posts.size(); ++i)
+    if (posts[i].kind == PostKind::kAdd) out.post[i].value = view(*this, posts[i].a, kPlain);
+  out.epilogue.post = out.post.data();
+  out.epilogue.posts = int64_t(out.post.size());
+  add_views(*this, out.value, true, out.epilogue);
+  if (out.value.sizes.pixels() > 0) {
+    switch (prepared[index].method) {
+      case Method::kConvBits:
+      case Method::kConvReal: run_conv(*this, index, out); break;
+      case Method::kDepthwise: run_depthwise(*this, index, out); break;
+      case Method::kPool: run_pool(*this, index, out); break;
+      case Method::kMove: run_moves(*this, index, out); break;
+      case Method::kFlatten: run_flatten(*this, index, out); break;
+    }
+  }
+  complete(*this, value);
+}
+
+void Call::take(size_t input, const irn_tensor& t) const {
+  const ValueLayout& v = layout.values[input];
+  if (v.tensors.empty()) return;
+  MoveJob job{};
+  job.in = t.data;
+  job.grid = grid_of(v.sizes);
+  job.channels = v.sizes.c;
+  if (program.values[input].rows) {
+    job.n = v.sizes.c, job.c = 1;  // contiguous; see plan.cpp
+  } else {
+    job.n = t.strides[0], job.c = t.strides[1], job.y = t.strides[2], job.x = t.strides[3];
+  }
+  add_views(*this, v, true, job.epilogue);
+  run_move(*this, job, v.sizes.pixels());
+  complete(*this, int64_t(input));
+}
+
+void Call::give(int64_t value, const irn_tensor& t) const {
+  const ValueLayout& v = layout.values[size_t(value)];
+  if (v.sizes.pixels() == 0) return;
+  ExportJob job{view(*this, value, kPlain), grid_of(v.sizes), v.sizes.c, t.data, 0, 0, 0, 0};
+  if (program.values[size_t(value)].rows) {
+    job.n = v.sizes.c, job.c = 1;
+  } else {
+    job.n = t.strides[0], job.c = t.strides[1], job.y = t.strides[2], job.x = t.strides[3];
+  }
+  spread(*this, kernels.export_, job, v.sizes.pixels(), v.sizes.pixels() * v.sizes.c);
+}
+
+}  // namespace irn

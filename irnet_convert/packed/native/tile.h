@@ -1,0 +1,67 @@
+// The core of every convolution and linear layer: a tile of P pixels by V vectors of output channels.
+//
+// A model M says what a step is: xor + popcount of a few bits (Bits) or a multiply-add (Real). A pixel is
+// a pointer into a padded channels-last buffer, a segment is a stretch of steps that is contiguous there
+// (one kernel row, or one tap), and the weights lie in the order in which they are read: [step][V * lanes].
+#pragma once
+#include "kernels.h"
+
+namespace irn::IRN_ISA {
+
+struct Real {
+  using Unit = float;
+  using Weight = float;
+  using Count = float;
+  using Vec = F;
+  using Acc = F;
+  using Act = F;
+  static constexpr int kUnitBits = 1, kLanes = kFloats, kMaxSteps = 1 << 30;
+  static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
+
+  static Acc zero() { return splat(0.0f); }
+  static Vec weights(const Weight* p) { return load(p); }
+  static Act activation(const Unit* p) { return splat(*p); }
+  static Acc step(Acc sum, Act x, Vec w) { return madd(x, w, sum); }
+  static int lane(int c) { return c; }
+  static void flush(Acc sum, Count* to) { store(to, add(load(to), sum)); }
+  static F finish(const float* sums, const int32_t*) { return load(sums); }
+  static F finish(const int32_t*, const int32_t*) { return zero(); }  // sums have one epoch
+};
+
+// Adds to counts[P][V * lanes]. Not inlined: with an epilogue around it gcc spills the sums.
+template <class M, int P, int V>
+[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, const typename M::Weight* w,
+                            const Segment* segment, const Segment* end, typename M::Count* counts) {
+  typename M::Acc sum[P][V];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[p][v] = M::zero();
+
+  for (; segment != end; ++segment) {
+    const typename M::Unit* x[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) x[p] = pixels[p] + segment->offset;
+    for (int64_t i = 0, n = segment->steps; i < n; ++i, w += V * M::kLanes) {
+      typename M::Vec wv[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) wv[v] = M::weights(w + v * M::kLanes);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        typename M::Act a = M::activation(x[p] + i);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[p][v] = M::step(sum[p][v], a, wv[v]);
+      }
+    }
+    if (!segment->flush) continue;
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        M::flush(sum[p][v], counts + (p * V + v) * M::kLanes);
+        sum[p][v] = M::zero();
+      }
+  }
+}
+
+}  // namespace irn::IRN_ISA

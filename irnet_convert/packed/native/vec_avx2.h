@@ -1,0 +1,98 @@
+// AVX2 + FMA: 8 floats a vector; binary products by table lookup, 4 bits a step for 32 output channels.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define IRN_ISA avx2
+#define IRN_ISA_NAME "avx2"
+
+namespace irn::IRN_ISA {
+
+using F = __m256;
+constexpr int kFloats = 8;
+constexpr int kRealPixels = 6, kRealVectors = 2;  // 12 sums, 2 weights, 1 input of 16 registers
+
+inline F splat(float x) { return _mm256_set1_ps(x); }
+inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm256_div_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }   // rounded once
+inline F madd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }  // rounded once or twice
+// min and max return their second operand where one of them is NaN: so a NaN in x stays.
+inline F at_least(F x, F lo) { return _mm256_max_ps(lo, x); }
+inline F at_most(F x, F hi) { return _mm256_min_ps(hi, x); }
+inline F max_nan(F m, F x) {  // NaN if either is
+  return _mm256_blendv_ps(_mm256_max_ps(x, m), x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+inline F where_positive(F x, F otherwise) {  // x where x > 0
+  return _mm256_blendv_ps(otherwise, x, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
+inline uint32_t signs(F x) {  // bit i: x[i] >= 0
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GE_OQ)));
+}
+
+struct XorPopcount {
+  alignas(64) uint8_t row[16][16];
+  constexpr XorPopcount() : row() {
+    for (int a = 0; a < 16; ++a)
+      for (int w = 0; w < 16; ++w)
+        for (int bit = a ^ w; bit; bit >>= 1) row[a][w] += bit & 1;
+  }
+};
+inline constexpr XorPopcount kXorPopcount;
+
+struct Bits {
+  // An activation unit is a nibble a, kept as the byte 16 * a: where its row starts in the table
+  // T[a][w] = popcount(a ^ w). The row is indexed by the weight nibbles of 32 output channels at once.
+  using Unit = uint8_t;
+  using Weight = uint8_t;
+  using Count = uint16_t;
+  using Vec = __m256i;
+  using Acc = __m256i;
+  using Act = __m256i;
+  static constexpr int kUnitBits = 4, kLanes = 32, kMaxSteps = 63;  // 63 * 4 fits in a byte
+  static constexpr int kPixels = 6, kVectors = 2;                   // 12 sums, 2 weights, row, temporary
+
+  static Acc zero() { return _mm256_setzero_si256(); }
+  static Vec weights(const Weight* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Act activation(const Unit* p) {
+    auto row = reinterpret_cast<const uint8_t*>(kXorPopcount.row) + *p;
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
+  }
+  static Acc step(Acc sum, Act row, Vec w) { return _mm256_add_epi8(sum, _mm256_shuffle_epi8(row, w)); }
+  // Channel c of 32 is byte 2c or, from 16 on, 2(c - 16) + 1: so even and odd bytes widen in order.
+  static int lane(int c) { return c < 16 ? 2 * c : 2 * (c - 16) + 1; }
+  static void flush(Acc sum, Count* counts) {
+    auto to = reinterpret_cast<__m256i*>(counts);
+    __m256i even = _mm256_and_si256(sum, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(sum, 8);
+    _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), even));
+    _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), odd));
+  }
+  static Unit unit(uint32_t bits) { return Unit(bits << 4); }
+  static void put32(Unit* to, uint32_t bits) {  // 8 nibbles to 8 bytes
+    uint64_t x = bits;
+    x = (x | x << 16) & 0x0000ffff0000ffffu;
+    x = (x | x << 8) & 0x00ff00ff00ff00ffu;
+    x = (x | x << 4) & 0x0f0f0f0f0f0f0f0fu;
+    x <<= 4;
+    __builtin_memcpy(to, &x, 8);
+  }
+  // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
+  static F finish(const Count* counts, const int32_t* bias) {
+    return finish(_mm256_cvtepu16_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(counts))), bias);
+  }
+  static F finish(const int32_t* counts, const int32_t* bias) {
+    return finish(_mm256_load_si256(reinterpret_cast<const __m256i*>(counts)), bias);
+  }
+  static F finish(__m256i n, const int32_t* bias) {
+    __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bias));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(b, _mm256_add_epi32(n, n)));
+  }
+};
+
+inline void keep(Bits::Vec& x) { asm volatile("" : "+x"(x)); }  // the compiler must assume that x changed
+
+}  // namespace irn::IRN_ISA

@@ -1,0 +1,84 @@
+// AVX-512 with VPOPCNTDQ: 16 floats a vector; binary products by xor and popcount, 32 bits a step for 16
+// output channels. With IRN_SIMDE the same source runs on any processor, slowly, to be tested there.
+#pragma once
+#ifdef IRN_SIMDE
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+#else
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+
+#define IRN_ISA avx512
+#define IRN_ISA_NAME "avx512"
+
+namespace irn::IRN_ISA {
+
+using F = __m512;
+constexpr int kFloats = 16;
+constexpr int kRealPixels = 6, kRealVectors = 2;
+
+inline F splat(float x) { return _mm512_set1_ps(x); }
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }   // rounded once
+inline F madd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // rounded once or twice
+inline uint32_t mask(__mmask16 m) { return uint32_t(m); }
+// Comparisons with NaN are false: so a NaN in x stays.
+inline F at_least(F x, F lo) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, lo, _CMP_LT_OQ), x, lo);
+}
+inline F at_most(F x, F hi) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, hi, _CMP_GT_OQ), x, hi); }
+inline F max_nan(F m, F x) {  // NaN if either is: x unless x <= m, and m wherever m is NaN
+  F larger = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, m, _CMP_LE_OQ), x, m);
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(m, m, _CMP_UNORD_Q), larger, m);
+}
+inline F where_positive(F x, F otherwise) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, splat(0.0f), _CMP_GT_OQ), otherwise, x);
+}
+inline uint32_t signs(F x) { return mask(_mm512_cmp_ps_mask(x, splat(0.0f), _CMP_GE_OQ)); }
+
+struct Bits {
+  using Unit = uint32_t;
+  using Weight = uint32_t;
+  using Count = int32_t;
+  using Vec = __m512i;
+  using Acc = __m512i;
+  using Act = __m512i;
+  static constexpr int kUnitBits = 32, kLanes = 16, kMaxSteps = 1 << 30;
+  static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
+
+  static Acc zero() { return _mm512_setzero_si512(); }
+  static Vec weights(const Weight* p) { return _mm512_load_si512(reinterpret_cast<const __m512i*>(p)); }
+  static Act activation(const Unit* p) { return _mm512_set1_epi32(int(*p)); }
+  static Acc step(Acc sum, Act a, Vec w) {
+    return _mm512_add_epi32(sum, _mm512_popcnt_epi32(_mm512_xor_si512(a, w)));
+  }
+  static int lane(int c) { return c; }
+  static void flush(Acc sum, Count* counts) {
+    auto to = reinterpret_cast<__m512i*>(counts);
+    _mm512_store_si512(to, _mm512_add_epi32(_mm512_load_si512(to), sum));
+  }
+  static Unit unit(uint32_t bits) { return bits; }
+  static void put32(Unit* to, uint32_t bits) { *to = bits; }
+  // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
+  static F finish(const Count* counts, const int32_t* bias) {
+    __m512i n = _mm512_load_si512(reinterpret_cast<const __m512i*>(counts));
+    __m512i b = _mm512_loadu_si512(reinterpret_cast<const __m512i*>(bias));
+    using Ints = int32_t __attribute__((vector_size(64)));
+    return __builtin_convertvector((Ints)_mm512_sub_epi32(b, _mm512_add_epi32(n, n)), F);
+  }
+};
+
+#ifdef IRN_SIMDE
+inline void keep(Bits::Vec& x) { asm volatile("" : "+m"(x)); }
+#else
+inline void keep(Bits::Vec& x) { asm volatile("" : "+v"(x)); }  // the compiler must assume that x changed
+#endif
+
+}  // namespace irn::IRN_ISA

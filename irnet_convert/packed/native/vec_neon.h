@@ -1,0 +1,68 @@
+// AArch64 NEON: 4 floats a vector; binary products by counting bits within bytes, 8 bits a step for 16
+// output channels.
+#pragma once
+#include <arm_neon.h>
+
+#include <cstdint>
+
+#define IRN_ISA neon
+#define IRN_ISA_NAME "neon"
+
+namespace irn::IRN_ISA {
+
+using F = float32x4_t;
+constexpr int kFloats = 4;
+constexpr int kRealPixels = 6, kRealVectors = 4;  // 24 sums, 4 weights, 1 input of 32 registers
+
+inline F splat(float x) { return vdupq_n_f32(x); }
+inline F load(const float* p) { return vld1q_f32(p); }
+inline void store(float* p, F x) { vst1q_f32(p, x); }
+inline F add(F a, F b) { return vaddq_f32(a, b); }
+inline F mul(F a, F b) { return vmulq_f32(a, b); }
+inline F div(F a, F b) { return vdivq_f32(a, b); }
+inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }   // rounded once
+inline F madd(F a, F b, F c) { return vfmaq_f32(c, a, b); }  // rounded once or twice
+// FMIN and FMAX return NaN where either operand is NaN.
+inline F at_least(F x, F lo) { return vmaxq_f32(x, lo); }
+inline F at_most(F x, F hi) { return vminq_f32(x, hi); }
+inline F max_nan(F m, F x) { return vmaxq_f32(m, x); }
+inline F where_positive(F x, F otherwise) { return vbslq_f32(vcgtzq_f32(x), x, otherwise); }
+inline uint32_t signs(F x) {  // bit i: x[i] >= 0
+  const uint32x4_t bits = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcgezq_f32(x), bits));
+}
+
+struct Bits {
+  using Unit = uint8_t;
+  using Weight = uint8_t;
+  using Count = uint16_t;
+  using Vec = uint8x16_t;
+  using Acc = uint8x16_t;
+  using Act = uint8x16_t;
+  static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte
+  static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
+
+  static Acc zero() { return vdupq_n_u8(0); }
+  static Vec weights(const Weight* p) { return vld1q_u8(p); }
+  static Act activation(const Unit* p) { return vld1q_dup_u8(p); }
+  static Acc step(Acc sum, Act a, Vec w) { return vaddq_u8(sum, vcntq_u8(veorq_u8(a, w))); }
+  static int lane(int c) { return c; }
+  static void flush(Acc sum, Count* counts) {
+    vst1q_u16(counts, vaddw_u8(vld1q_u16(counts), vget_low_u8(sum)));
+    vst1q_u16(counts + 8, vaddw_high_u8(vld1q_u16(counts + 8), sum));
+  }
+  static Unit unit(uint32_t bits) { return Unit(bits); }
+  static void put32(Unit* to, uint32_t bits) { __builtin_memcpy(to, &bits, 4); }
+  // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
+  static F finish(const Count* counts, const int32_t* bias) {
+    return finish(vreinterpretq_s32_u32(vmovl_u16(vld1_u16(counts))), bias);
+  }
+  static F finish(const int32_t* counts, const int32_t* bias) { return finish(vld1q_s32(counts), bias); }
+  static F finish(int32x4_t n, const int32_t* bias) {
+    return vcvtq_f32_s32(vsubq_s32(vld1q_s32(bias), vaddq_s32(n, n)));
+  }
+};
+
+inline void keep(Bits::Vec& x) { asm volatile("" : "+w"(x)); }  // the compiler must assume that x changed
+
+}  // namespace irn::IRN_ISA

@@ -1,0 +1,182 @@
+"""How the native engine is called: threads, forks, memory formats, dtypes, cache, errors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+from irnet_convert.errors import ArgumentError, UnknownNameError
+from irnet_convert.packed import engine
+from irnet_convert.packed.bits import pack_bits
+from irnet_convert.packed.blob import make_blob
+from irnet_convert.packed.encode import encode
+from irnet_convert.packed.engine import Plan
+from irnet_convert.packed.library import NativeError
+from irnet_convert.packed.reference import run_reference
+from irnet_convert.packed.steps import Affine, BinaryConv, Clamp, ConstSpec, Pointwise, Program, ValueSpec
+
+pytestmark = pytest.mark.skipif(not engine.available_isas(), reason="the native library was not built")
+
+
+def small_program(channels: int = 64, layers: int = 3) -> Program:
+    specs, steps = [], []
+    for i in range(layers):
+        specs += [
+            ConstSpec(name=f"{i}.weight", dtype="bits", shape=(channels, channels, 3, 3)),
+            ConstSpec(name=f"{i}.scale", dtype="f32", shape=(channels,)),
+            ConstSpec(name=f"{i}.shift", dtype="f32", shape=(channels,)),
+        ]
+        post = (Affine(scale=3 * i + 1, shift=3 * i + 2), Clamp(min=-1.0, max=1.0))
+        steps.append(BinaryConv(input=i, weight=3 * i, padding=(1, 1, 1, 1), post=post))
+    return Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=channels),),
+        constants=tuple(specs), steps=tuple(steps), outputs=(layers,),
+    )  # fmt: skip
+
+
+def blob_of(program: Program, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    values = {c.name: torch.randn(c.shape, generator=g) for c in program.constants}
+    return make_blob(program, {n: pack_bits(v) if v.dim() > 1 else v for n, v in values.items()})
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return small_program()
+
+
+@pytest.fixture(scope="module")
+def blob(program: Program) -> Tensor:
+    return blob_of(program)
+
+
+@pytest.fixture(scope="module")
+def plan(program: Program, blob: Tensor) -> Plan:
+    return Plan(program, blob)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_any_number_of_threads_gives_the_same(
+    plan: Plan, program: Program, blob: Tensor, threads: int
+) -> None:
+    for batch in (1, 3):
+        x = torch.randn(batch, 64, 13, 17)
+        assert torch.equal(plan.run([x], threads=threads)[0], run_reference(program, blob, [x])[0])
+
+
+def test_python_threads_share_a_plan(plan: Plan, program: Program, blob: Tensor) -> None:
+    inputs = [torch.randn(1, 64, 8 + i % 3, 11) for i in range(12)]
+    want = [run_reference(program, blob, [x])[0] for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            found = list(pool.map(lambda x: plan.run([x], threads=2)[0], inputs))
+            assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
+
+
+def _in_child(plan: Plan, x: Tensor, want: Tensor) -> None:
+    same = all(torch.equal(plan.run([x], threads=2)[0], want) for _ in range(3))
+    os._exit(0 if same else 1)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_gets_threads_of_its_own(plan: Plan, program: Program, blob: Tensor) -> None:
+    x = torch.randn(1, 64, 20, 20)
+    (want,) = plan.run([x], threads=2)
+    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(plan, x, want))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert torch.equal(plan.run([x], threads=2)[0], want)
+
+
+def test_any_strides_and_real_dtype(plan: Plan) -> None:
+    x = torch.randn(2, 64, 9, 10)
+    (want,) = plan.run([x])
+    assert torch.equal(plan.run([x.to(memory_format=torch.channels_last)])[0], want)
+    assert torch.equal(plan.run([x.transpose(2, 3).contiguous().transpose(2, 3)])[0], want)
+    wide = torch.randn(2, 128, 18, 20)
+    wide[:, ::2, ::2, ::2] = x
+    assert torch.equal(plan.run([wide[:, ::2, ::2, ::2]])[0], want)
+    assert torch.equal(plan.run([x.double()])[0], want)
+    one = torch.randn(1, 64, 1, 1)
+    assert torch.equal(plan.run([one.expand(2, 64, 9, 10)])[0], plan.run([one.repeat(2, 1, 9, 10)])[0])
+
+
+def test_no_image_at_all(plan: Plan) -> None:
+    assert plan.run([torch.empty(0, 64, 8, 8)])[0].shape == (0, 64, 8, 8)
+
+
+def test_wrong_inputs_are_refused(plan: Plan) -> None:
+    for shape in ((1, 63, 8, 8), (64, 8, 8), (1, 64, 8, 8, 1)):
+        with pytest.raises(ArgumentError, match=r"input 0 has the shape"):
+            plan.run([torch.zeros(shape)])
+
+
+def test_code_that_python_would_refuse_is_refused(program: Program, blob: Tensor) -> None:
+    library = engine.library()
+    assert library
+    code = encode(program)
+    for wrong in (code[:-1], [*code, 0], [9, *code[1:]], [code[0], *[1 << 40] * 4], []):
+        with pytest.raises(NativeError, match="malformed program"):
+            library.create(wrong, blob, "portable")
+    with pytest.raises(NativeError, match="behind the blob"):
+        library.create(code, blob[:-64], "portable")
+
+
+def test_times_say_where_a_call_spends_them(plan: Plan) -> None:
+    times = torch.full((len(plan.steps) + 2,), -1.0, dtype=torch.float64)
+    plan.run([torch.randn(1, 64, 16, 16)], times=times)
+    assert (times >= 0).all()
+
+
+def test_plans_are_cached_by_constants(program: Program) -> None:
+    text, blob = program.to_json(), blob_of(program, 1)
+    first = engine.plan_for(text, blob)
+    assert engine.plan_for(str(text), blob) is first
+    blob[:64] ^= 255
+    changed = engine.plan_for(text, blob)
+    x = torch.randn(1, 64, 5, 5)
+    assert changed is not first
+    assert torch.equal(changed.run([x])[0], run_reference(program, blob, [x])[0])
+    engine.forget(blob)
+    assert engine.plan_for(text, blob) is not changed
+    engine.forget(blob)
+
+
+def test_an_instruction_set_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(engine.ISA_VARIABLE, "portable")
+    assert engine.isa_in_use() == "portable"
+    monkeypatch.setenv(engine.ISA_VARIABLE, "reference")
+    assert engine.isa_in_use() == "reference"
+    monkeypatch.setenv(engine.ISA_VARIABLE, "portabel")
+    with pytest.raises(UnknownNameError, match="'portable'"):
+        engine.isa_in_use()
+
+
+def test_the_limit_is_measured() -> None:
+    for isa in engine.available_isas():
+        assert engine.measure_limit(isa, 0.01) > 0
+
+
+def test_without_the_library_one_warning_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.library.cache_clear()
+    monkeypatch.setattr(engine, "LIBRARY_NAME", "absent.so")
+    try:
+        with pytest.warns(UserWarning, match="install a C\\+\\+17 compiler"):
+            assert engine.isa_in_use() == "reference"
+        assert engine.available_isas() == ()
+        with pytest.raises(NativeError):
+            Plan(
+                Program(
+                    inputs=(ValueSpec(layout="rows", rank=2, channels=1),), constants=(),
+                    steps=(Pointwise(input=0),), outputs=(1,),
+                ),
+                torch.zeros(0, dtype=torch.uint8),
+            )  # fmt: skip
+    finally:
+        engine.library.cache_clear()

@@ -1,0 +1,99 @@
+"""Native kernels against the reference, for every instruction set that this processor has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from program_cases import Made, assert_same, case_of, programs
+
+from irnet_convert.packed import engine
+from irnet_convert.packed.bits import pack_bits
+from irnet_convert.packed.blob import make_blob
+from irnet_convert.packed.engine import Plan
+from irnet_convert.packed.reference import run_reference
+from irnet_convert.packed.steps import BinaryConv, BinaryLinear, ConstSpec, Conv, Program, ValueSpec
+
+ISAS = engine.available_isas()
+RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+def quantised(program: Program) -> bool:
+    return any(isinstance(s, Conv) and s.input_bits for s in program.steps)
+
+
+def compare(made: Made, seed: int, isa: str, *, exact: bool) -> None:
+    program, shapes = made
+    assume(not quantised(program))
+    case = case_of(program, shapes, seed)
+    found = Plan(program, case.blob, isa).run(case.inputs, threads=1 + seed % 2)
+    assert_same(found, run_reference(program, case.blob, case.inputs), exact=exact)
+
+
+def test_there_are_kernels() -> None:
+    assert "portable" in ISAS, "no native library: the tests of this file tested nothing"
+    assert engine.isa_in_use() in (*ISAS, "reference")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@RELAXED
+@given(made=programs(exact=True), seed=st.integers(0, 1000))
+def test_integers_and_affines_are_exact(isa: str, made: Made, seed: int) -> None:
+    compare(made, seed, isa, exact=True)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@RELAXED
+@given(made=programs(), seed=st.integers(0, 1000))
+def test_all_steps(isa: str, made: Made, seed: int) -> None:
+    compare(made, seed, isa, exact=False)
+
+
+def conv_program(in_channels: int, out_channels: int, kernel: int, **more) -> Program:
+    shape = (out_channels, in_channels // more.get("groups", 1), kernel, kernel)
+    return Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=in_channels),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=shape),),
+        steps=(BinaryConv(input=0, weight=0, **more),),
+        outputs=(1,),
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("channels", "out", "kernel", "size", "more"),
+    [
+        (64, 64, 3, 14, {"padding": (1, 1, 1, 1)}),
+        (256, 130, 3, 7, {"padding": (1, 1, 1, 1), "stride": (2, 2)}),
+        (36, 70, 7, 9, {"padding": (3, 3, 3, 3)}),
+        (192, 192, 3, 6, {"padding": (1, 1, 1, 1), "groups": 3}),
+        (64, 64, 3, 9, {"padding": (1, 1, 1, 1), "groups": 64}),
+        (40, 33, 3, 9, {"padding": "same", "stride": (2, 2), "dilation": (2, 2)}),
+        (33, 5, 5, 8, {"padding": (2, 2, 2, 2), "pad_mode": "reflect"}),
+    ],
+)
+def test_layers_are_exact(isa: str, channels: int, out: int, kernel: int, size: int, more: dict) -> None:
+    program = conv_program(channels, out, kernel, **more)
+    weight = torch.randn(program.constants[0].shape)
+    blob = make_blob(program, {"w": pack_bits(weight)})
+    x = torch.randn(2, channels, size, size + 1)
+    want = run_reference(program, blob, [x])
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        found = Plan(program, blob, isa).run([x.contiguous(memory_format=memory_format)])
+        assert_same(found, want, exact=True)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("fan_in", [65532, 65536, 70001, 200_000])
+def test_sums_longer_than_16_bits(isa: str, fan_in: int) -> None:
+    program = Program(
+        inputs=(ValueSpec(layout="rows", rank=2, channels=fan_in),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(3, fan_in)),),
+        steps=(BinaryLinear(input=0, weight=0),),
+        outputs=(1,),
+    )
+    # All products −1: the largest counts that there are.
+    blob = make_blob(program, {"w": pack_bits(torch.ones(3, fan_in))})
+    (found,) = Plan(program, blob, isa).run([torch.full((1, fan_in), -1.0)])
+    assert found.tolist() == [[-fan_in] * 3]
