@@ -42,17 +42,12 @@ def attention(
     q_proj_weight: Tensor | None = None,
     k_proj_weight: Tensor | None = None,
     v_proj_weight: Tensor | None = None,
-    static_k: None = None,
-    static_v: None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """As ``F.multi_head_attention_forward``, whose other arguments and results these are.
-
-    ``static_k`` and ``static_v`` are not taken; nn.MultiheadAttention never gives them.
-    """
-    assert static_k is None
-    assert static_v is None
+    """As ``F.multi_head_attention_forward``, whose other arguments and results these are."""
     batched = query.dim() == 3
     if not batched:
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
@@ -70,9 +65,11 @@ def attention(
     if bias_k is not None and bias_v is not None:
         batch = query.shape[1]
         k, v = torch.cat([k, bias_k.repeat(1, batch, 1)]), torch.cat([v, bias_v.repeat(1, batch, 1)])
-    if add_zero_attn:
-        k, v = (torch.cat([x, x.new_zeros(1, *x.shape[1:])]) for x in (k, v))
     q, k, v = (_heads(x, num_heads) for x in (q, k, v))
+    k = k if static_k is None else static_k.unflatten(0, q.shape[:2])
+    v = v if static_v is None else static_v.unflatten(0, q.shape[:2])
+    if add_zero_attn:
+        k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
     merged = _merged(mask, padding, q, extra)
     dropout = dropout_p if training else 0.0
     probabilities = None

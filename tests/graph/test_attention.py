@@ -74,6 +74,19 @@ def test_like_pytorchs(kind: str, batched: bool, need_weights: bool, which: str)
                 torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("zero", [False, True])
+def test_keys_and_values_that_are_projected_already(zero: bool) -> None:
+    x, static = torch.randn(L, N, E), torch.randn(2, N * H, S, E // H)
+    args = (E, H, torch.randn(3 * E, E), None, None, None, zero, 0.0, torch.randn(E, E), None)
+    named = {"static_k": static[0], "static_v": static[1]}
+    for want, got in zip(
+        F.multi_head_attention_forward(x, x, x, *args, **named),
+        attention(F.linear, x, x, x, *args, **named),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
 def test_a_causal_hint() -> None:
     layer = nn.MultiheadAttention(E, H).eval()
     x = torch.randn(L, N, E)
