@@ -1,14 +1,11 @@
-"""What is known of the model that was packed: its name, its input, how its images are normalised."""
+"""What a file knows of the model that was packed: its name, its input, how its images are normalised."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
-from irnet_convert.packed.strict import plain, read, read_json
+from irnet_convert.packed.strict import plain, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,35 +13,32 @@ class Source:
     """The source of a packed network; what is not known is None.
 
     Attributes:
-        name: as the command line takes it ("timm/resnet18"), or of the model's class.
+        model: the model's class.
+        name: as the command line takes it ("timm/resnet18"), where the network was packed there.
+        model_kwargs: arguments of that model, as JSON.
+        architecture: timm's name of the model.
         input_size: (C, H, W) of one image.
         mean: subtracted from each channel of an image in [0, 1].
         std: what it is divided by afterwards.
+        interpolation: how images are resized.
+        crop_pct: side of the crop, as a share of the resized image's shorter side.
+        notes: what was said when the model was packed.
     """
 
+    model: str | None = None
     name: str | None = None
+    model_kwargs: str | None = None
+    architecture: str | None = None
     input_size: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-
-
-def source_of(model: nn.Module) -> dict[str, Any]:
-    """What a model says of itself by timm's ``pretrained_cfg``; else the name of its class.
-
-    Returns:
-        The fields of :class:`Source` that are known, as plain data.
-    """
-    cfg = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    if cfg is not None and not isinstance(cfg, Mapping):
-        cfg = cfg.to_dict()
-    cfg = cfg or {}
-    known = {key: list(cfg[key]) for key in ("input_size", "mean", "std") if cfg.get(key)}
-    name = f"timm/{cfg['architecture']}" if cfg.get("architecture") else type(model).__name__
-    return plain(read(Source, {"name": name, **known}, "source"))
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_source(text: str) -> dict[str, Any]:
-    """The plain data of a :class:`Source` from JSON.
+    """The plain data of a :class:`Source`, from JSON.
 
     Raises:
         ProgramError: malformed, or a key that is not known.

@@ -59,7 +59,7 @@ def whole_of(model: nn.Module, input_size: Sequence[int] | None, batch: int) -> 
     program = model.programs[0]
     values = infer_shapes(program, shapes)
     return Whole(
-        program=program, blob=model.blobs[0].cpu(), name=str(model.source.get("name", "packed")),
+        program=program, blob=model.blobs[0].cpu(), name=title_of(model),
         inputs=[spec.name for spec in specs], shapes=shapes, outputs=[values[i] for i in program.outputs],
     )  # fmt: skip
 
@@ -75,7 +75,7 @@ def _only_region(model: PackedModel) -> RegionNode:
     if not whole or not isinstance(node, RegionNode):
         kept = ", ".join(f"{n} {op}" for op, n in model.report().operators.items())
         raise PackError(
-            f"an export of {model.source.get('name', 'a network')}: {network.programs} fused regions, "
+            f"an export of {title_of(model)}: {network.programs} fused regions, "
             f"and in PyTorch {kept or 'only what joins them'}",
             expected="a network that is fused as a whole, as ResNets and VGGs are",
             mend="run it packed in PyTorch; or export to_dense(model) by the engine's own converter, where "
@@ -110,3 +110,9 @@ def _shape(
             mend="pass input_size=(C, H, W) that the network takes",
         )  # fmt: skip
     return tuple(int(size) for size in sizes if size is not None)
+
+
+def title_of(model: PackedModel) -> str:
+    """What to call a packed network."""
+    source = model.source
+    return str(source.get("name") or source.get("architecture") or source.get("model") or "a packed network")
