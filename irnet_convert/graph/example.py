@@ -47,7 +47,7 @@ class Example:
         """Zeros of the shapes and dtypes that :meth:`to_dict` wrote."""
         return cls(
             args=tuple(_zeros(i) for i in data["inputs"]),
-            kwargs={name: _zeros(i) for name, i in data["named"].items()},
+            kwargs={name: _zeros(i) for name, i in data.get("named", {}).items()},
             batch=data["batch"],
         )
 
