@@ -103,7 +103,7 @@ def _run(names: list[str], file: Path | None, jobs: int, time_limit: float) -> l
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from irnet_convert.coverage.check import check
-    from irnet_convert.coverage.names import longest_first
+    from irnet_convert.coverage.instances import longest_first
     from irnet_convert.coverage.rows import append_rows
     from irnet_convert.coverage.runner import run_checks
 

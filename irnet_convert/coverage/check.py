@@ -14,6 +14,8 @@ from torch import nn
 from irnet_convert.convert import binarize, plan_of
 from irnet_convert.coverage import structure
 from irnet_convert.coverage.autograd import Run, run
+from irnet_convert.coverage.instance_check import check_instance
+from irnet_convert.coverage.instances import BY_NAME
 from irnet_convert.coverage.names import build, family_of, needs_values
 from irnet_convert.coverage.rows import Row
 from irnet_convert.coverage.share import interior_share
@@ -21,10 +23,10 @@ from irnet_convert.graph.survey import survey
 
 
 def check(name: str) -> Row:
-    """Check properties 1 to 4, the connection of every latent, the share and the cost of one architecture.
+    """Check properties 1 to 5, the share and the cost of one architecture, and its family's small instance.
 
     Args:
-        name: ``LIBRARY/NAME``.
+        name: ``LIBRARY/NAME``. If it stands for its family, the family's small instance is checked too.
 
     Returns:
         Its row; whatever goes wrong is a problem in it, not an exception.
@@ -35,15 +37,25 @@ def check(name: str) -> Row:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _failures_of(row, 1):
-            original = build(name)
-            before = time.process_time()
-            student = binarize(original)
-            row.binarize_s = time.process_time() - before
-            row.checked += [2, 3, 4, 5]
-            _check_structure(row, original, student)
-            _measure(row, original)
+            _check_conversion(row)
+        if name in BY_NAME:
+            row.by_value = True
+            row.checked.append(6)
+            with _failures_of(row, 6):
+                for number, reason in check_instance(BY_NAME[name]):
+                    row.falls_short(number, f"small instance: {reason}")
     row.seconds = time.process_time() - start
     return row
+
+
+def _check_conversion(row: Row) -> None:
+    original = build(row.name)
+    before = time.process_time()
+    student = binarize(original)
+    row.binarize_s = time.process_time() - before
+    row.checked += [2, 3, 4, 5]
+    _check_structure(row, original, student)
+    _measure(row, original)
 
 
 def _check_structure(row: Row, original: nn.Module, student: nn.Module) -> None:

@@ -79,8 +79,3 @@ def build(name: str, *, meta: bool | None = None, kwargs: dict[str, Any] | None 
     with warnings.catch_warnings(), torch.device(device):
         warnings.simplefilter("ignore")  # libraries' remarks on their own models
         return create_model(ModelSpec(name=name, kwargs=kwargs or {})).eval()
-
-
-def longest_first(names: list[str]) -> list[str]:
-    """The names in an order that leaves no long check for the end: those that need values come first."""
-    return sorted(names, key=lambda name: not needs_values(name))
