@@ -22,7 +22,8 @@ _OVERLOADS = """
     adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor addmm.default alias.default
     all.dim amax.default amin.default any.dim arange.default arange.start arange.start_step argmax.default
     argsort.default as_strided_copy.default avg_pool1d.default avg_pool2d.default avg_pool3d.default
-    baddbmm.default bitwise_and.Scalar bitwise_and.Tensor bitwise_not.default bitwise_or.Tensor bmm.default
+    baddbmm.default batch_norm.default
+    bitwise_and.Scalar bitwise_and.Tensor bitwise_not.default bitwise_or.Tensor bmm.default
     cat.default celu.default chunk.default clamp.default clamp.Tensor clamp_max.default clamp_min.default
     clone.default constant_pad_nd.default contiguous.default conv1d.default conv1d.padding conv2d.default
     conv2d.padding conv3d.default conv3d.padding conv_transpose1d.default conv_transpose2d.input

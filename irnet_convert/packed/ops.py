@@ -50,11 +50,11 @@ def engine() -> Any:
 def _run(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:
     _check(inputs, blob)
     native = engine()
-    if native is not None and blob.device.type == "cpu":
-        found = native.run(program, blob, list(inputs))
-        if found is not None:
-            return found
-    return run_in_reference(inputs, blob, program)
+    if native is None or blob.device.type != "cpu" or native.isa_in_use() == "reference":
+        return run_in_reference(inputs, blob, program)
+    found = native.plan_for(program, blob).run(inputs)
+    dtype = inputs[0].dtype
+    return found if dtype == torch.float32 else [y.to(dtype) for y in found]
 
 
 def run_in_reference(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:

@@ -76,7 +76,7 @@ def report_of(network: Network, programs: Sequence[Program], device: torch.devic
         regions.append(
             RegionReport(
                 steps=dict(Counter(s.kind for s in program.steps)),
-                kernel=kernel_of(program, device),
+                kernel=kernel_of(device),
                 bytes=sum(size for size, _ in sizes),
                 bit_bytes=sum(size for size, bits in sizes if bits),
             )
@@ -95,9 +95,7 @@ def report_of(network: Network, programs: Sequence[Program], device: torch.devic
     return Report(regions=tuple(regions), operators=dict(left.most_common()), image_size=size)
 
 
-def kernel_of(program: Program, device: torch.device) -> str:
-    """What runs a program on a device."""
+def kernel_of(device: torch.device) -> str:
+    """What runs programs on a device."""
     native = ops.engine()
-    if native is None or device.type != "cpu":
-        return "reference"
-    return native.kernel_of(program) or "reference"
+    return native.isa_in_use() if native is not None and device.type == "cpu" else "reference"

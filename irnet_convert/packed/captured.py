@@ -1,0 +1,170 @@
+"""Binary layers as single operators of an exported graph.
+
+Before a model is exported, each binary layer of the copy gets a forward that calls
+``irnet_convert::captured_conv`` or ``captured_linear``: sign, padding and the sum over ±1 weights that are
+packed already. Scale and bias follow as ordinary operators, so that they fuse as any others do. These two
+operators exist in exported graphs alone; nothing runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irnet_convert.binary import sign
+from irnet_convert.errors import PackError
+from irnet_convert.layers import BinaryConv2d, BinaryLayer, BinaryLinear
+from irnet_convert.packed.bits import pack_bits
+from irnet_convert.packed.shapes import conv_padding
+
+_library = torch.library.Library("irnet_convert", "FRAGMENT")
+_library.define(
+    "captured_conv(Tensor x, Tensor bits, int[] shape, int[] stride, int[] padding, str pad_mode, "
+    "int[] dilation, int groups, bool signed) -> Tensor"
+)
+_library.define("captured_linear(Tensor x, Tensor bits, int[] shape, bool signed) -> Tensor")
+
+captured_conv: Any = torch.ops.irnet_convert.captured_conv.default
+captured_linear: Any = torch.ops.irnet_convert.captured_linear.default
+
+#: How the operator says "same": it has no union types.
+SAME: list[int] = []
+
+
+def _fake_conv(
+    x: Tensor, bits: Tensor, shape: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    pad_mode: str, dilation: Sequence[int], groups: int, signed: bool,
+) -> Tensor:  # fmt: skip
+    rule: Any = tuple(padding) if padding else "same"
+    left, right, top, bottom = conv_padding(rule, x.shape[2:], shape[2:], stride, dilation)
+    padded = (x.shape[2] + top + bottom, x.shape[3] + left + right)
+    sizes = [(padded[i] - (shape[2 + i] - 1) * dilation[i] - 1) // stride[i] + 1 for i in (0, 1)]
+    return x.new_empty((x.shape[0], shape[0], *sizes))
+
+
+def _fake_linear(x: Tensor, bits: Tensor, shape: Sequence[int], signed: bool) -> Tensor:
+    return x.new_empty((*x.shape[:-1], shape[0]))
+
+
+torch.library.register_fake("irnet_convert::captured_conv", _fake_conv, lib=_library)
+torch.library.register_fake("irnet_convert::captured_linear", _fake_linear, lib=_library)
+
+
+def capture_layers(model: nn.Module) -> list[str]:
+    """Give each binary layer of a model its captured forward.
+
+    Args:
+        model: a copy that nothing else uses, in float32 on the CPU.
+
+    Returns:
+        What could not be packed, for the report: "path: reason".
+
+    Raises:
+        PackError: a layer's weights are not finite.
+    """
+    notes = []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, BinaryLayer):
+            continue
+        scaled = layer._scaled_weight(layer.ede).detach()
+        if not bool(torch.isfinite(scaled).all()):
+            raise PackError(
+                f"the weights of {name or 'the layer'} are not finite",
+                expected="finite latent weights and scales",
+                mend="train again from a checkpoint before they diverged",
+            )
+        instance: Any = layer  # its class's forward stays what it is
+        if isinstance(layer, BinaryConv2d):
+            instance.forward = _CapturedConv(layer, name, scaled)
+        elif isinstance(layer, BinaryLinear):
+            instance.forward = _CapturedLinear(layer, name, scaled)
+        else:
+            instance.forward = _Spelled(layer, scaled)
+            notes.append(
+                f"{name}: {type(layer).__name__} runs in PyTorch on ±1 weights stored as real numbers"
+            )
+    return notes
+
+
+class _Captured:
+    """Common to both: the bits and the scale as buffers of the layer."""
+
+    def __init__(self, layer: Any, name: str, scaled: Tensor) -> None:
+        self.layer, self.name, self.shape = layer, name, list(scaled.shape)
+        bits = layer.binary_weight().detach() > 0
+        layer.register_buffer("packed_weight", pack_bits(bits))
+        # Within a filter all |w| are equal; its factor may be negative.
+        first = (slice(None), *[0] * (scaled.dim() - 1))
+        layer.register_buffer("packed_scale", torch.where(bits[first], scaled[first], -scaled[first]))
+        self.signed = layer.act_bits == 1
+
+    def refuse(self, what: str) -> PackError:
+        return PackError(
+            f"{self.name or 'the layer'} is called with {what}",
+            expected="what a packed convolution can do: zeros around a map, on top of its own zero padding",
+            mend="keep this layer in full precision by a rule of the policy",
+        )
+
+
+class _CapturedConv(_Captured):
+    def __call__(self, input: Tensor, zero_pad: Sequence[Any] | None = None) -> Tensor:
+        layer: Any = self.layer
+        if input.dim() != 4:
+            raise self.refuse(f"an input of shape {tuple(input.shape)}, which has no batch")
+        y = captured_conv(
+            input, layer.packed_weight, self.shape, list(layer.stride), self._padding(zero_pad),
+            layer.padding_mode, list(layer.dilation), layer.groups, self.signed,
+        )  # fmt: skip
+        y = y * layer.packed_scale.reshape(-1, 1, 1)
+        return y if layer.bias is None else y + layer.bias.reshape(-1, 1, 1)
+
+    def _padding(self, zero_pad: Sequence[Any] | None) -> list[int]:
+        """Left, right, top, bottom, or SAME."""
+        layer: Any = self.layer
+        # int() makes amounts that were computed from the image's size constants, and the size with them.
+        extra = [int(a) for a in zero_pad or ()]
+        extra += [0] * (4 - len(extra))
+        if len(extra) > 4 or min(extra) < 0:
+            raise self.refuse(f"zero_pad {extra}")
+        if getattr(layer, "same_pad", False):
+            if any(extra):
+                raise self.refuse(f"zero_pad {extra} in front of SAME padding")
+            return SAME
+        # PyTorch's own list of amounts; it is right for padding="same" too, whose odd zero is at the end.
+        own = list(layer._reversed_padding_repeated_twice)
+        if any(extra) and layer.padding_mode != "zeros":
+            raise self.refuse(f"zero_pad {extra} in front of {layer.padding_mode} padding")
+        return [a + b for a, b in zip(own, extra, strict=True)]
+
+
+class _CapturedLinear(_Captured):
+    def __call__(
+        self,
+        input: Tensor,
+        zero_pad: Sequence[Any] | None = None,
+        bias: Tensor | Literal[True] | None = True,
+    ) -> Tensor:
+        if zero_pad is not None and any(zero_pad):
+            raise self.refuse(f"zero_pad {list(zero_pad)}")
+        y = captured_linear(input, self.layer.packed_weight, self.shape, self.signed)
+        y = y * self.layer.packed_scale
+        bias = self.layer.bias if bias is True else bias
+        return y if bias is None else y + bias
+
+
+class _Spelled:
+    """What no step exists for: sign, padding and the dense operator, spelled out."""
+
+    def __init__(self, layer: Any, scaled: Tensor) -> None:
+        self.layer = layer
+        layer.register_buffer("packed_weight", scaled)
+
+    def __call__(self, input: Tensor, zero_pad: Sequence[Any] | None = None, **how: Any) -> Tensor:
+        x = sign(input) if self.layer.act_bits == 1 else input
+        if zero_pad is not None:
+            x = F.pad(x, list(zero_pad))
+        return self.layer._contract(x, self.layer.packed_weight, **how)
