@@ -34,12 +34,22 @@ def evaluate(
         Path, typer.Argument(help="The directory that a training run wrote.", metavar="RUN_DIR")
     ],
     overrides: Overrides = None,
+    packed: Annotated[
+        Path | None,
+        typer.Option(
+            help="A packed file of this run: evaluate it beside the run's own network, on the CPU, and say "
+            "where they differ."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a finished run on its recipe's evaluation data, every sample once.
 
-    Example: `irnet-convert eval runs/digits`
+    Examples: `irnet-convert eval runs/digits`, `irnet-convert eval runs/digits --packed digits.safetensors`
     """
+    if packed is not None:
+        _evaluate_packed(run_dir, packed, overrides or [], as_json)
+        return
     from irnet_convert.train import evaluate_run
 
     found = evaluate_run(run_dir, overrides or [])
@@ -52,6 +62,23 @@ def evaluate(
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _evaluate_packed(run_dir: Path, packed: Path, overrides: list[str], as_json: bool) -> None:
+    from irnet_convert.packed.file import load_packed
+    from irnet_convert.train.compare import TOLERANCE, compare_run
+
+    found = compare_run(run_dir, load_packed(packed), overrides)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for line in (
+        f"{packed}: top-1 {found['top1']:.2f} % ({found['count']} images)",
+        f"{run_dir}: top-1 {found['eager_top1']:.2f} %",
+        f"the same prediction on {found['same_top1']:.2f} %; logits within {TOLERANCE:g} on "
+        f"{found['close']:.2f} %, largest difference {found['largest']:.2g}",
+    ):
+        out.print(line, highlight=False, soft_wrap=True)
 
 
 def recipe_list() -> None:
