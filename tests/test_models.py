@@ -93,8 +93,7 @@ def test_objects_stay_what_they_were(pair: Pair) -> None:
         elif name in hardtanh:
             assert type(now) is nn.Hardtanh
         else:
-            family = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
-            assert isinstance(module, family), name
+            family = next(kind for kind in TARGETS if isinstance(module, kind))
             assert isinstance(now, family), name
     if pair.case.library == "timm":
         assert pair.student.pretrained_cfg == pair.original.pretrained_cfg
@@ -191,7 +190,7 @@ def _reference(
         weight = weight * layer.gain * layer.fan_in_scale
     if isinstance(layer, nn.Linear):
         return F.linear(signs, weight, bias)
-    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     if zero_pad is not None:
         signs = F.pad(signs, list(zero_pad))
     padding = layer.padding
@@ -202,7 +201,8 @@ def _reference(
             total = max((-(-size // stride) - 1) * stride + (kernel - 1) * layer.dilation[axis] + 1 - size, 0)
             amounts += [total // 2, total - total // 2]
         signs, padding = F.pad(signs, amounts), (0, 0)
-    return F.conv2d(signs, weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
+    conv = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+    return conv(signs, weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
 
 
 def test_copies_and_dense_form_compute_the_same(pair: Pair) -> None:

@@ -278,6 +278,14 @@ def test_what_cannot_be_called_is_kept_with_the_reason(kind: str) -> None:
     assert "its weight is also read by" in decision.reason
 
 
+@pytest.mark.parametrize("kind", ["swin", "swin v2"])
+def test_windows_that_are_filled_with_zeros_keep_their_projection(kind: str) -> None:
+    model, _, _ = network(kind)
+    made = {d.path: d for d in plan(model, example_input=torch.randn(2, 6, 6, E)).decisions}
+    assert (made["1.qkv"].action, made["1.proj"].action) == ("keep", "binarize")
+    assert "padded with zeros" in made["1.qkv"].reason
+
+
 @pytest.mark.parametrize("kind", ["attention", "cross attention"])
 def test_weights_outside_of_layers_are_in_the_notes(kind: str) -> None:
     model, x, _ = network(kind)
