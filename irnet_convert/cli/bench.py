@@ -36,6 +36,7 @@ class Request:
     batch: int = 1
     layers: bool = False
     chart: bool = False
+    fresh: bool = True
     seconds: float = 10.0
     real_dtype: str = "float32"
     input_size: str | None = None
@@ -102,7 +103,7 @@ def _subject(request: Request, folder: Path, progress: Callable[[str], None]) ->
             packed=packed, file=Path(request.name), dense_name=packed.source.get("name"),
             dense_kwargs=packed.source.get("model_kwargs", "{}"),
         )  # fmt: skip
-    from irnet_convert.packed.pack import pack
+    from irnet_convert.packed.packing import pack
 
     progress(f"building {request.name}")
     student, name, kwargs = _binarized(request)
@@ -163,19 +164,10 @@ def _facts(
 ) -> tuple[dict[str, str], list[str]]:  # fmt: skip
     report = subject.packed.report()
     facts = {"file": f"{subject.file.stat().st_size / 1e6:.3f} MB", "kernels": report.summary()}
-    shape = "x".join(map(str, (request.batch, *size)))
-    progress("loading in a fresh process")
-    found = _measured("packed", str(subject.file), shape, str(request.threads))
-    facts["load to first result"] = (
-        f"{found['load'] + found['first']:.3f} s (importing torch {found['torch_import']:.2f} s, "
-        f"irnet_convert {found['own_import']:.2f} s)"
-    )
-    if found["peak"] >= 0:
-        facts["memory at the peak, beside the weights"] = f"{found['peak'] / 1e6:.1f} MB"
-        if subject.dense_name and "torch" in request.against:
-            progress("loading the full-precision model in a fresh process")
-            dense = _measured("torch", subject.dense_name, shape, str(request.threads), subject.dense_kwargs)
-            facts["memory at the peak, beside the weights"] += f" (torch {dense['peak'] / 1e6:.1f} MB)"
+    if request.fresh:
+        facts.update(
+            _from_fresh_processes(subject, request, "x".join(map(str, (request.batch, *size))), progress)
+        )
     limit = engine.measure_limit()
     share = binary_share(steps, request.threads, limit)
     if share is not None:
@@ -189,6 +181,26 @@ def _facts(
         kept = ", ".join(f"{n} {op}" for op, n in report.operators.items())
         warnings.append(f"in PyTorch, outside the fused regions: {kept}")
     return facts, warnings
+
+
+def _from_fresh_processes(
+    subject: _Subject, request: Request, shape: str, progress: Callable[[str], None]
+) -> dict[str, str]:
+    progress("loading in a fresh process")
+    found = _measured("packed", str(subject.file), shape, str(request.threads))
+    loaded = (
+        f"{found['load'] + found['first']:.3f} s (importing torch {found['torch_import']:.2f} s, "
+        f"irnet_convert {found['own_import']:.2f} s)"
+    )
+    facts = {"load to first result": loaded}
+    if found["peak"] >= 0:
+        memory = f"{found['peak'] / 1e6:.1f} MB"
+        if subject.dense_name and "torch" in request.against:
+            progress("loading the full-precision model in a fresh process")
+            dense = _measured("torch", subject.dense_name, shape, str(request.threads), subject.dense_kwargs)
+            memory += f" (torch {dense['peak'] / 1e6:.1f} MB)"
+        facts["memory at the peak, beside the weights"] = memory
+    return facts
 
 
 def _measured(*arguments: str) -> dict[str, float]:

@@ -41,7 +41,7 @@ def pack(
     import torch
 
     from irnet_convert.packed import file
-    from irnet_convert.packed.pack import pack as packed_of
+    from irnet_convert.packed.packing import pack as packed_of
     from irnet_convert.train import load
     from irnet_convert.train.rundir import read_recipe
 
@@ -95,6 +95,10 @@ def bench(
     batch: Annotated[int, typer.Option(help="Images a call.", min=1)] = 1,
     chart: Annotated[bool, typer.Option("--chart", help="Show bars.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show what each step takes.")] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh/--no-fresh", help="Look at load time and memory too, from fresh processes."),
+    ] = True,
     seconds: Annotated[float, typer.Option(help="About how long to measure.", min=0.0)] = 10.0,
     real_dtype: Annotated[
         str, typer.Option("--real-dtype", help="Of a MODEL's real weights: float32, float16 or bfloat16.")
@@ -118,7 +122,7 @@ def bench(
     _check_real(real_dtype)
     request = Request(
         name=name, against=[a for a in against.split(",") if a], threads=threads, batch=batch, layers=layers,
-        seconds=seconds, real_dtype=real_dtype, input_size=input_size, kwargs=kwargs, chart=chart,
+        fresh=fresh, seconds=seconds, real_dtype=real_dtype, input_size=input_size, kwargs=kwargs, chart=chart,
     )  # fmt: skip
     with out.status("starting") as status:
         found = run(request, status.update)

@@ -159,6 +159,7 @@ class Result:
         threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
         yield f"[bold]{self.model}[/bold], batch {self.batch}, {threads}, {self.machine}"
         yield self._table()
+        yield "; ".join(f"{one.name}: {one.what}" for one in self.timings)
         if self.chart:
             yield self._bars()
         if self.steps:
@@ -170,12 +171,12 @@ class Result:
 
     def _table(self) -> Table:
         table = Table()
-        for name in ("", "ms", "per image", "packed is", "fastest–slowest", "calls"):
-            table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
+        for name in ("", "ms", "an image", "packed is", "fastest–slowest", "calls"):
+            table.add_column(name, justify="right" if name else "left", no_wrap=True)
         for one in self.timings:
             ratio = "" if one is self.timings[0] else f"{one.median / self.timings[0].median:.2f}×"
             table.add_row(
-                f"{one.name}: {one.what}", _ms(one.median), _ms(one.median / self.batch), ratio,
+                one.name, _ms(one.median), _ms(one.median / self.batch), ratio,
                 f"{_ms(one.fastest)}–{_ms(one.slowest)}", str(one.calls),
             )  # fmt: skip
         return table
