@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 PUBLIC = {
     "BinaryConv2d", "BinaryLinear", "Decision", "Plan", "Policy", "Recipe", "Rule", "Summary", "binarize",
     "export_onnx", "export_openvino", "finetune", "is_binarized", "load", "load_packed", "pack",
-    "param_groups", "plan", "plan_of", "save_packed", "set_progress", "summarize", "to_dense", "IrnetError", "__version__",
+    "param_groups", "plan", "plan_of", "save_packed", "set_progress", "summarize", "to_dense", "IrnetError",
+    "__version__",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ _PUBLIC = {
     "export_onnx": "onnx",
     "export_openvino": "openvino",
     "load_packed": "file",
-    "pack": "pack",
+    "pack": "packing",
     "save_packed": "file",
 }
 

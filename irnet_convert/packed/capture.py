@@ -81,12 +81,12 @@ def capture(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free
         PackError: torch.export cannot follow the model; the message holds its own error.
     """
     names = _names(twin, args, kwargs)
-    shapes = tree_map(lambda leaf: _free(leaf, freedom), (args, kwargs))
+    free = tree_map(lambda leaf: _free(leaf, freedom), (args, kwargs))
+    # By name, as export wants them; a forward of *args has one name for all of them.
+    shapes = dict(inspect.signature(twin.forward).bind(*free[0], **free[1]).arguments)
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(
-                twin, args, kwargs, dynamic_shapes=_by_name(names, shapes), strict=False
-            )
+            program = torch.export.export(twin, args, kwargs, dynamic_shapes=shapes, strict=False)
             if not make_functional(program.graph):
                 program = program.run_decompositions({})
         except PackError:
@@ -111,14 +111,6 @@ def _names(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
     ]  # fmt: skip
     spare = [f"input{i}" for i in range(len(parameters), len(args))]
     return [*(parameters + spare)[: len(args)], *kwargs]
-
-
-def _by_name(names: list[str], shapes: tuple[Any, Any]) -> Any:
-    args, kwargs = shapes
-    # A forward of *args has no names to give; then shapes go by position.
-    return (
-        (*args, *kwargs.values()) if not kwargs else dict(zip(names, (*args, *kwargs.values()), strict=True))
-    )
 
 
 def _free(leaf: Tensor, freedom: str) -> dict[int, Any] | None:
@@ -151,8 +143,8 @@ def _not_exported(twin: nn.Module, error: Exception) -> PackError:
     return PackError(
         f"torch.export cannot follow {type(twin).__name__}: {kind}: {first}",
         expected="a forward whose steps do not depend on the values of its input",
-        mend="pass an example_input of the size that the model takes, or rewrite the part of the forward that "
-        "the error names",
+        mend="pass an example_input of the size that the model takes, or rewrite the part of the forward "
+        "that the error names",
     )
 
 

@@ -47,6 +47,8 @@ MAX_VALUES = 1 << 8
 MAX_CONSTANT_BYTES = 1 << 34
 #: Longest sum of ±1 that float32 still holds exactly.
 MAX_FAN_IN = 1 << 24
+#: The largest float32.
+MAX_FLOAT = 3.4028234663852886e38
 REAL = ("f32", "f16", "bf16")
 _SHORT = {"binary_conv": 4, "conv": 4, "binary_linear": 2, "linear": 2}
 
@@ -247,6 +249,8 @@ def _check_post(post: Post, out: ValueSpec, values: list[ValueSpec], program: Pr
             raise malformed(f"{where} clamps to nothing", "min, max or both")
         if post.min is not None and post.max is not None and post.min > post.max:
             raise malformed(f"{where} clamps to {post.min} … {post.max}", "min <= max")
+        if any(v is not None and abs(v) > MAX_FLOAT for v in (post.min, post.max)):
+            raise malformed(f"{where} clamps to {post.min} … {post.max}", "numbers that float32 holds")
     else:
         assert isinstance(post, Activation)
 

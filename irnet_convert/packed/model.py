@@ -51,7 +51,7 @@ class PackedModel(nn.Module):
             check_blob(program, blob)
         self.network, self.programs = network, tuple(programs)
         self.source: dict[str, Any] = dict(source or {})
-        self.graph = graph_module(network, self.programs, blobs, _in_memory(network, constants))
+        self.body = graph_module(network, self.programs, blobs, _in_memory(network, constants))
         super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,8 +68,8 @@ class PackedModel(nn.Module):
         inputs = self._bound(args, kwargs)
         dtype = self._check(inputs)
         if dtype == torch.float32:
-            return self.graph(*inputs)
-        found = self.graph(*[x.float() if x.is_floating_point() else x for x in inputs])
+            return self.body(*inputs)
+        found = self.body(*[x.float() if x.is_floating_point() else x for x in inputs])
         return _cast(found, dtype)
 
     # -- what it is made of
@@ -77,19 +77,19 @@ class PackedModel(nn.Module):
     @property
     def blobs(self) -> list[Tensor]:
         """The constants of each program, on the module's device."""
-        return [self.graph.get_buffer(f"blob{i}") for i in range(len(self.programs))]
+        return [self.body.get_buffer(f"blob{i}") for i in range(len(self.programs))]
 
     @property
     def constants(self) -> dict[str, Tensor]:
         """The constants of the PyTorch parts by name, in the dtype of storage."""
         return {
-            spec.name: self.graph.get_buffer(f"constant{i}").to(getattr(torch, spec.dtype))
+            spec.name: self.body.get_buffer(f"constant{i}").to(getattr(torch, spec.dtype))
             for i, spec in enumerate(self.network.constants)
         }
 
     def report(self) -> Report:
         """What was fused, what stays in PyTorch, and which kernels run; printing it shows a table."""
-        return report_of(self.network, self.programs, next(self.graph.buffers()).device)
+        return report_of(self.network, self.programs, next(self.body.buffers()).device)
 
     def extra_repr(self) -> str:
         return self.report().summary()
@@ -134,7 +134,7 @@ class PackedModel(nn.Module):
 
     def _check(self, inputs: Sequence[Tensor]) -> torch.dtype:
         """Refuse what the network does not take; return the dtype of its floating inputs."""
-        device = next(self.graph.buffers()).device
+        device = next(self.body.buffers()).device
         for x, spec in zip(inputs, self.network.inputs, strict=True):
             if not isinstance(x, Tensor):
                 raise _refused(spec, f"a {type(x).__name__}", "pass a tensor")

@@ -48,7 +48,7 @@ def whole_of(model: nn.Module, input_size: Sequence[int] | None, batch: int) -> 
         ArgumentError: sizes that the network does not take.
     """
     if not isinstance(model, PackedModel):
-        from irnet_convert.packed.pack import pack
+        from irnet_convert.packed.packing import pack
 
         model = pack(model)
     network = model.network
