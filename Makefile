@@ -1,12 +1,14 @@
 # make demo   train, binarize, fine-tune and evaluate on handwritten digits (under 5 minutes on 2 cores)
 # make test   lint, types, tests
+# make test-long   fuzzes the native code of packed networks (minutes)
 # Each makes .venv if it is missing and installs what it needs.
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := runs/demo
+NATIVE := $(wildcard irnet_convert/packed/native/*)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-long lint clean
 
 .venv/.base:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -14,11 +16,11 @@ RUNS := runs/demo
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	touch $@
 
-.venv/.demo: .venv/.base pyproject.toml
+.venv/.demo: .venv/.base pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --editable '.[digits]'
 	touch $@
 
-.venv/.test: .venv/.base pyproject.toml
+.venv/.test: .venv/.base pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
@@ -32,6 +34,9 @@ lint: .venv/.test
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
+
+test-long: .venv/.test
+	IRNET_FUZZ=200000 $(BIN)/python -m pytest tests/packed/test_native_elsewhere.py
 
 clean:
 	rm -rf .venv build dist *.egg-info $(RUNS)

@@ -122,7 +122,8 @@ def bench(
     _check_real(real_dtype)
     request = Request(
         name=name, against=[a for a in against.split(",") if a], threads=threads, batch=batch, layers=layers,
-        fresh=fresh, seconds=seconds, real_dtype=real_dtype, input_size=input_size, kwargs=kwargs, chart=chart,
+        fresh=fresh, seconds=seconds, real_dtype=real_dtype, input_size=input_size, kwargs=kwargs,
+        chart=chart,
     )  # fmt: skip
     with out.status("starting") as status:
         found = run(request, status.update)

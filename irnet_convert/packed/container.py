@@ -50,8 +50,7 @@ def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
         PackedFileError: the place cannot be written to.
     """
     path = Path(path)
-    texts = {**metadata, **RULES}
-    data = save(dict(tensors), {**texts, _SEAL: _seal(tensors, texts)})
+    data = sealed(tensors, metadata)
     aside = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
     try:
         with aside.open("wb") as file:
@@ -79,7 +78,21 @@ def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         PackedFileError: missing, no such file, of another version, cut short or altered; the message says
             which.
     """
-    data = _bytes_of(Path(path))
+    return unsealed(_bytes_of(Path(path)))
+
+
+def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """What :func:`write_sealed` writes."""
+    texts = {**metadata, **RULES}
+    return save(dict(tensors), {**texts, _SEAL: _seal(tensors, texts)})
+
+
+def unsealed(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What :func:`read_sealed` reads.
+
+    Raises:
+        PackedFileError: as there.
+    """
     texts = _metadata(data)
     _check_rules(texts)
     try:

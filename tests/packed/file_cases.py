@@ -124,6 +124,8 @@ def mutated(good: Parts, seed: int, count: int) -> Parts:
 def _changed(data: Any, draw: random.Random) -> Any:
     data = copy.deepcopy(data)
     places = list(_places(data))
+    if not places:
+        return data
     holder, key = draw.choice(places)
     how = draw.random()
     if how < 0.6:
