@@ -50,72 +50,87 @@ inline float activate(PostKind kind, float x) {
   }
 }
 
-[[gnu::noinline]] inline void activate_all(PostKind kind, float* x, int n) {
-  for (int i = 0; i < n; ++i) x[i] = activate(kind, x[i]);
-}
-
-template <int R>
-inline void apply(const PostOp& op, F (&r)[R], const Pixel& p, int64_t channel) {
-  switch (op.kind) {
-    case PostKind::kAffine:
-      for (int i = 0; i < R; ++i)
-        r[i] = fma(r[i], load(op.a + channel + i * kFloats), load(op.b + channel + i * kFloats));
-      break;
-    case PostKind::kAdd: {
-      auto other = reinterpret_cast<const float*>(at(op.value, p)) + channel;
-      for (int i = 0; i < R; ++i) r[i] = add(r[i], load(other + i * kFloats));
-      break;
-    }
-    case PostKind::kClamp:
-      for (int i = 0; i < R; ++i) r[i] = at_most(at_least(r[i], splat(op.lo)), splat(op.hi));
-      break;
-    case PostKind::kPrelu:
-      for (int i = 0; i < R; ++i) r[i] = where_positive(r[i], mul(r[i], load(op.a + channel + i * kFloats)));
-      break;
-    default: {
-      alignas(64) float x[R * kFloats];
-      for (int i = 0; i < R; ++i) store(x + i * kFloats, r[i]);
-      activate_all(op.kind, x, R * kFloats);
-      for (int i = 0; i < R; ++i) r[i] = load(x + i * kFloats);
+// The posts that finish() has no code of its own for, on n floats from a channel on.
+[[gnu::noinline]] inline void apply_posts(const Epilogue& e, const Pixel& p, int64_t channel, float* x, int n) {
+  for (const PostOp *op = e.post, *end = op + e.posts; op != end; ++op) {
+    const float* other = op->kind == PostKind::kAdd ? reinterpret_cast<const float*>(at(op->value, p)) : nullptr;
+    for (int i = 0; i < n; i += kFloats) {
+      F r = load(x + i);
+      switch (op->kind) {
+        case PostKind::kAffine: r = fma(r, load(op->a + channel + i), load(op->b + channel + i)); break;
+        case PostKind::kAdd: r = add(r, load(other + channel + i)); break;
+        case PostKind::kClamp: r = at_most(at_least(r, splat(op->lo)), splat(op->hi)); break;
+        case PostKind::kPrelu: r = where_positive(r, mul(r, load(op->a + channel + i))); break;
+        default:
+          for (int k = 0; k < kFloats; ++k) x[i + k] = activate(op->kind, x[i + k]);
+          r = load(x + i);
+      }
+      store(x + i, r);
     }
   }
 }
 
-template <int R>
-inline void put_floats(float* to, const F (&r)[R], int count) {
-  if (count == R * kFloats) {
-    for (int i = 0; i < R; ++i) store(to + i * kFloats, r[i]);
-    return;
+// Where one pixel's results go, and what is added to them.
+struct Place {
+  Pixel pixel;
+  const float* add;
+  float* real;
+  float* signs;
+  Bits::Unit* bits;
+
+  Place() = default;
+  Place(const Epilogue& e, const Pixel& p) : pixel(p) {
+    add = e.add.base ? reinterpret_cast<const float*>(at(e.add, p)) : nullptr;
+    real = e.real.base ? reinterpret_cast<float*>(at(e.real, p)) : nullptr;
+    signs = e.signs.base ? reinterpret_cast<float*>(at(e.signs, p)) : nullptr;
+    bits = e.bits.base ? reinterpret_cast<Bits::Unit*>(at(e.bits, p)) : nullptr;
   }
-  alignas(64) float x[R * kFloats];
-  for (int i = 0; i < R; ++i) store(x + i * kFloats, r[i]);
-  for (int i = 0; i < count; ++i) to[i] = x[i];
+};
+
+// The last channels of a pixel, which fill no vector, or no word of bits.
+[[gnu::noinline]] inline void put_some(const Place& to, const float* x, uint32_t mask, int64_t channel,
+                                       int count) {
+  if (to.real)
+    for (int i = 0; i < count; ++i) to.real[channel + i] = x[i];
+  mask &= uint32_t((uint64_t(1) << count) - 1);
+  if (to.bits)
+    for (int i = 0; i < count; i += Bits::kUnitBits)
+      to.bits[(channel + i) / Bits::kUnitBits] =
+          Bits::unit(mask >> i & uint32_t((uint64_t(1) << Bits::kUnitBits) - 1));
 }
 
 // Channels [channel, channel + count) of one pixel: applies post, writes each form that is wanted. Bits
 // need a channel that is a multiple of the unit, and a count that is one or reaches the last channel.
 template <int R>
-inline void finish(const Epilogue& e, F (&r)[R], const Pixel& p, int64_t channel, int count) {
+[[gnu::always_inline]] inline void finish(const Epilogue& e, const Place& to, F (&r)[R], int64_t channel,
+                                          int count) {
   static_assert(R * kFloats <= 32);
-  for (const PostOp *op = e.post, *end = op + e.posts; op != end; ++op) apply(*op, r, p, channel);
-  if (e.real.base) put_floats(reinterpret_cast<float*>(at(e.real, p)) + channel, r, count);
-  if (!e.bits.base && !e.signs.base) return;
+  if (e.scale)
+    for (int i = 0; i < R; ++i)
+      r[i] = fma(r[i], load(e.scale + channel + i * kFloats), load(e.shift + channel + i * kFloats));
+  if (to.add)
+    for (int i = 0; i < R; ++i) r[i] = add(r[i], load(to.add + channel + i * kFloats));
+  if (e.clamp)
+    for (int i = 0; i < R; ++i) r[i] = at_most(at_least(r[i], splat(e.lo)), splat(e.hi));
+  // Copies, so that r itself stays in registers.
+  alignas(64) float x[R * kFloats];
+  if (e.posts) {
+    for (int i = 0; i < R; ++i) store(x + i * kFloats, r[i]);
+    apply_posts(e, to.pixel, channel, x, R * kFloats);
+    for (int i = 0; i < R; ++i) r[i] = load(x + i * kFloats);
+  }
   uint32_t mask = 0;
-  for (int i = 0; i < R; ++i) mask |= signs(r[i]) << (i * kFloats);
-  if (e.bits.base) {
-    auto to = reinterpret_cast<Bits::Unit*>(at(e.bits, p)) + channel / Bits::kUnitBits;
-    if (count == 32) {
-      Bits::put32(to, mask);
-    } else {
-      uint32_t left = mask & ((uint32_t(1) << count) - 1);
-      for (int i = 0; i < count; i += Bits::kUnitBits)
-        *to++ = Bits::unit((left >> i) & uint32_t((uint64_t(1) << Bits::kUnitBits) - 1));
-    }
+  if (to.bits || to.signs)
+    for (int i = 0; i < R; ++i) mask |= signs(r[i]) << (i * kFloats);
+  if (to.signs)
+    for (int i = 0; i < count; ++i) to.signs[channel + i] = mask >> i & 1 ? 1.0f : -1.0f;
+  if (count < R * kFloats) {
+    for (int i = 0; i < R; ++i) store(x + i * kFloats, r[i]);
+    return put_some(to, x, mask, channel, count);
   }
-  if (e.signs.base) {
-    auto to = reinterpret_cast<float*>(at(e.signs, p)) + channel;
-    for (int i = 0; i < count; ++i) to[i] = mask >> i & 1 ? 1.0f : -1.0f;
-  }
+  if (to.real)
+    for (int i = 0; i < R; ++i) store(to.real + channel + i * kFloats, r[i]);
+  if (to.bits) Bits::put<R * kFloats>(to.bits + channel / Bits::kUnitBits, mask);
 }
 
 constexpr int kWide = 32 / kFloats < 4 ? 32 / kFloats : 4;  // vectors that finish() takes at once

@@ -33,8 +33,14 @@ struct PostOp {
   View value;  // what kAdd adds
 };
 
-// What follows an accumulator, and where the result goes: to any of the three forms.
+// What follows an accumulator, and where the result goes: to any of the three forms. First what nearly every
+// layer has, as far as it is there: y = y * scale + shift, then y + add, then a clamp; then any other post.
 struct Epilogue {
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  View add;
+  bool clamp = false;
+  float lo = 0, hi = 0;
   const PostOp* post = nullptr;
   int64_t posts = 0;
   View real, signs, bits;
@@ -76,7 +82,7 @@ struct ConvJob {
   const Epoch* epochs;
   int64_t n_epochs;
   const Block* blocks;
-  int64_t n_blocks;
+  int64_t n_blocks, panel;  // panel: blocks that are worked on for each tile of pixels, from the cache
   const uint8_t* weights;
   // bits: accumulator = bias - 2 * count. The bias depends on which taps of a pixel fall on zero padding:
   // on the classes of its row and its column.

@@ -28,6 +28,7 @@ inline void pool_pixel(const PoolJob& job, const Pixel& p) {
   Range y = range(job, 0, p.y, job.h), x = range(job, 1, p.x, job.w);
   const uint8_t* origin = at(job.in, {p.n, y.start, x.start});
   int64_t row = job.dilation[0] * job.in.y, column = job.dilation[1] * job.in.x;
+  Place to(job.epilogue, p);
   F divisor = splat(float(y.extent * x.extent));
   for (int64_t c = 0; c < job.channels; c += kWide * kFloats) {
     F sum[kWide];
@@ -43,7 +44,7 @@ inline void pool_pixel(const PoolJob& job, const Pixel& p) {
     if (!kMax)
       for (F& s : sum) s = div(s, divisor);
     int64_t left = job.channels - c;
-    finish(job.epilogue, sum, p, c, left < kWide * kFloats ? int(left) : kWide * kFloats);
+    finish(job.epilogue, to, sum, c, left < kWide * kFloats ? int(left) : kWide * kFloats);
   }
 }
 
@@ -56,8 +57,14 @@ inline void pool(const PoolJob& job, int64_t begin, int64_t end) {
 // Pixels that are moved together: what is read along x is written along channels.
 constexpr int kMoved = 16;
 
+// Values as they are, to the real form alone.
+inline bool only_copies(const Epilogue& e) {
+  return !e.scale && !e.add.base && !e.clamp && !e.posts && !e.bits.base && !e.signs.base;
+}
+
 inline void move(const MoveJob& job, int64_t begin, int64_t end) {
   constexpr int kChannels = kWide * kFloats;
+  bool copies = only_copies(job.epilogue);
   alignas(64) float block[kMoved][kChannels] = {};
   Cursor cursor(job.grid, begin);
   while (begin < end) {
@@ -68,6 +75,14 @@ inline void move(const MoveJob& job, int64_t begin, int64_t end) {
       pixels[i] = cursor.next();
       in[i] = job.in + pixels[i].n * job.n + pixels[i].y * job.y + pixels[i].x * job.x;
     }
+    if (copies) {
+      float* to[kMoved];
+      for (int i = 0; i < n; ++i) to[i] = reinterpret_cast<float*>(at(job.epilogue.real, pixels[i])) + job.first;
+      for (int64_t c = 0; c < job.channels; ++c)
+        for (int i = 0; i < n; ++i) to[i][c] = in[i][c * job.c];
+      begin += n;
+      continue;
+    }
     for (int64_t c = 0; c < job.channels; c += kChannels) {
       int count = job.channels - c < kChannels ? int(job.channels - c) : kChannels;
       for (int k = 0; k < count; ++k)
@@ -75,7 +90,7 @@ inline void move(const MoveJob& job, int64_t begin, int64_t end) {
       for (int i = 0; i < n; ++i) {
         F r[kWide];
         for (int k = 0; k < kWide; ++k) r[k] = load(block[i] + k * kFloats);
-        finish(job.epilogue, r, pixels[i], job.first + c, count);
+        finish(job.epilogue, Place(job.epilogue, pixels[i]), r, job.first + c, count);
       }
     }
     begin += n;

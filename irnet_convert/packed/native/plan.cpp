@@ -69,15 +69,23 @@ void Plan::shapes(const irn_tensor* in, size_t n_in, irn_tensor* out, size_t n_o
   }
 }
 
-const Layout& Plan::layout_for(std::vector<Shape> inputs) {
-  Layout* head = layouts_.load(std::memory_order_acquire);
-  for (Layout* l = head; l; l = l->next)
-    if (l->inputs == inputs) return *l;
-  Layout* made = lay_out(program_, prepared_, kernels_, std::move(inputs)).release();
-  made->next = head;
-  while (!layouts_.compare_exchange_weak(made->next, made, std::memory_order_acq_rel)) {
+const Layout* Plan::find_layout(const std::vector<Shape>& inputs) const {
+  for (const Layout* l = layouts_.load(std::memory_order_acquire); l; l = l->next)
+    if (l->inputs == inputs) return l;
+  return nullptr;
+}
+
+// Takes over what was made, as long as there is room.
+const Layout* Plan::keep_layout(std::unique_ptr<Layout>& made) {
+  if (n_layouts_.fetch_add(1) >= kMaxLayouts) {
+    n_layouts_.fetch_sub(1);
+    return made.get();
   }
-  return *made;
+  Layout* kept = made.release();
+  kept->next = layouts_.load(std::memory_order_relaxed);
+  while (!layouts_.compare_exchange_weak(kept->next, kept, std::memory_order_acq_rel)) {
+  }
+  return kept;
 }
 
 Memory Plan::take_workspace(int64_t bytes) {
@@ -101,7 +109,14 @@ void Plan::give_workspace(Memory memory) {
 
 void Plan::run(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out, int threads,
                double* times, size_t n_times) {
-  const Layout& layout = layout_for(shapes_of(in, n_in));
+  std::vector<Shape> inputs = shapes_of(in, n_in);
+  std::unique_ptr<Layout> made;
+  const Layout* found = find_layout(inputs);
+  if (!found) {
+    made = lay_out(program_, prepared_, kernels_, std::move(inputs));
+    found = keep_layout(made);
+  }
+  const Layout& layout = *found;
   if (n_out != program_.outputs.size()) throw Refused("the program has another number of outputs");
   if (times && n_times != program_.steps.size() + 2) throw Refused("another number of times");
   std::vector<Shape> given = shapes_of(out, n_out);

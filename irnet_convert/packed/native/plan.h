@@ -22,12 +22,13 @@ class Plan {
   size_t bytes() const;
 
  private:
-  const Layout& layout_for(std::vector<Shape> inputs);
+  const Layout* find_layout(const std::vector<Shape>& inputs) const;
+  const Layout* keep_layout(std::unique_ptr<Layout>& made);
   Memory take_workspace(int64_t bytes);
   void give_workspace(Memory memory);
 
   static constexpr int kIdle = 4;        // workspaces that are kept between calls
-  static constexpr int kMaxLayouts = 32;  // further shapes are laid out in each call
+  static constexpr int kMaxLayouts = 32;  // what has other shapes is laid out in each call
 
   Program program_;
   const Kernels& kernels_;

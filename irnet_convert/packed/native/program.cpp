@@ -109,6 +109,14 @@ int64_t conv_channels(const Program& program, const Step& s, int64_t channels) {
   return w.shape[0];
 }
 
+// A linear layer is computed as a convolution of one tap; nothing else may be said of it.
+void check_plain(const Step& s) {
+  bool plain = s.groups == 1 && !s.same && s.pad_mode == PadMode::kZeros;
+  for (int i = 0; i < 2; ++i) plain = plain && s.stride[i] == 1 && s.dilation[i] == 1 && s.kernel[i] == 1;
+  for (int64_t pad : s.pad) plain = plain && pad == 0;
+  if (!plain) refuse("a linear layer has the geometry of a convolution");
+}
+
 Value concat(const Program& program, const Step& s) {
   Value out = program.values[size_t(s.inputs[0])];
   out.channels = 0;
@@ -126,7 +134,8 @@ Value value_of(const Program& program, const Step& s) {
   Value x = program.values[size_t(s.inputs[0])];
   if (is_linear(s.kind)) {
     const Constant& w = weight_of(program, s);
-    if (!x.rows || w.shape[1] != x.channels || s.groups != 1) refuse("a linear layer does not fit its input");
+    if (!x.rows || w.shape[1] != x.channels) refuse("a linear layer does not fit its input");
+    check_plain(s);
     x.channels = w.shape[0];
     return x;
   }

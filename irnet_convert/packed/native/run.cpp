@@ -94,13 +94,16 @@ void complete(const Call& call, int64_t value) {
   for (const Tensor& t : v.tensors) fill_border(t, v.sizes, call.workspace);
 }
 
-// Pixels to work on for all blocks of output channels before the next ones: few, so that they stay in the
-// cache, where the weights do too; many, where the weights must be fetched anew each time.
-int64_t chunk_of(const Call& call, const Prepared& p, int64_t pixels) {
-  constexpr int64_t kWeights = 256 << 10, kLeast = 48;
-  int64_t share = ceil_div(pixels, 4 * call.threads);
-  if (call.threads == 1 && p.weights.bytes() > kWeights) return pixels;
-  return std::max(kLeast, std::min(share, int64_t(192)));
+// Tiles of pixels take turns with panels of weights that stay in the first-level cache. The pixels are cut
+// into chunks, so that a chunk's input stays in the second-level cache from panel to panel, and so that every
+// thread gets some; where the weights fill that cache, chunks are large, for each one fetches them again.
+void cut(const Call& call, const Prepared& p, ConvJob& job) {
+  constexpr int64_t kPanel = 20 << 10, kWeights = 256 << 10, kLeast = 48, kMost = 192;
+  int64_t block = p.weights.bytes() / job.n_blocks;
+  job.panel = std::clamp(kPanel / std::max(block, int64_t(1)), int64_t(1), job.n_blocks);
+  int64_t share = ceil_div(job.pixels, 4 * call.threads);
+  job.chunk = std::max(kLeast, std::min(share, kMost));
+  if (call.threads == 1 && p.weights.bytes() > kWeights) job.chunk = job.pixels;
 }
 
 void run_conv(const Call& call, size_t index, const Output& out) {
@@ -116,12 +119,12 @@ void run_conv(const Call& call, size_t index, const Output& out) {
   job.group_bytes = p.group_bytes;
   job.grid = grid_of(out.value.sizes);
   job.pixels = out.value.sizes.pixels();
-  job.chunk = chunk_of(call, p, job.pixels);
   job.segments = c.segments.data();
   job.epochs = c.epochs.data();
   job.n_epochs = int64_t(c.epochs.size());
   job.blocks = p.blocks.data();
   job.n_blocks = int64_t(p.blocks.size());
+  cut(call, p, job);
   job.weights = p.weights.data();
   if (bits) {
     job.bias = c.bias.as<int32_t>();
@@ -131,7 +134,7 @@ void run_conv(const Call& call, size_t index, const Output& out) {
     job.bias_stride = p.tap_stride;
   }
   job.epilogue = out.epilogue;
-  int64_t items = ceil_div(job.pixels, job.chunk) * job.n_blocks;
+  int64_t items = ceil_div(job.pixels, job.chunk) * ceil_div(job.n_blocks, job.panel);
   int64_t work = job.pixels * (p.weights.bytes() / (bits ? 8 : 1));
   spread(call, bits ? call.kernels.conv_bits : call.kernels.conv_real, job, items, work);
 }
@@ -218,6 +221,17 @@ void run_flatten(const Call& call, size_t index, const Output& out) {
   run_move(call, again, out.value.sizes.pixels());
 }
 
+// What the kernels have code of its own for comes first; see Epilogue.
+void set_post(Output& out) {
+  Epilogue& e = out.epilogue;
+  const PostOp *op = out.post.data(), *end = op + out.post.size();
+  if (op != end && op->kind == PostKind::kAffine) e.scale = op->a, e.shift = op->b, ++op;
+  if (op != end && op->kind == PostKind::kAdd) e.add = op->value, ++op;
+  if (op != end && op->kind == PostKind::kClamp) e.clamp = true, e.lo = op->lo, e.hi = op->hi, ++op;
+  e.post = op;
+  e.posts = end - op;
+}
+
 }  // namespace
 
 void Call::step(size_t index) const {
@@ -227,8 +241,7 @@ void Call::step(size_t index) const {
   const std::vector<Post>& posts = program.steps[index].post;
   for (size_t i = 0; i < posts.size(); ++i)
     if (posts[i].kind == PostKind::kAdd) out.post[i].value = view(*this, posts[i].a, kPlain);
-  out.epilogue.post = out.post.data();
-  out.epilogue.posts = int64_t(out.post.size());
+  set_post(out);
   add_views(*this, out.value, true, out.epilogue);
   if (out.value.sizes.pixels() > 0) {
     switch (prepared[index].method) {

@@ -15,6 +15,7 @@ struct Real {
   using Vec = F;
   using Acc = F;
   using Act = F;
+  static constexpr bool kCounts = false;
   static constexpr int kUnitBits = 1, kLanes = kFloats, kMaxSteps = 1 << 30;
   static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
 
@@ -24,8 +25,6 @@ struct Real {
   static Acc step(Acc sum, Act x, Vec w) { return madd(x, w, sum); }
   static int lane(int c) { return c; }
   static void flush(Acc sum, Count* to) { store(to, add(load(to), sum)); }
-  static F finish(const float* sums, const int32_t*) { return load(sums); }
-  static F finish(const int32_t*, const int32_t*) { return zero(); }  // sums have one epoch
 };
 
 // Adds to counts[P][V * lanes]. Not inlined: with an epilogue around it gcc spills the sums.

@@ -53,6 +53,7 @@ struct Bits {
   using Vec = __m256i;
   using Acc = __m256i;
   using Act = __m256i;
+  static constexpr bool kCounts = true;
   static constexpr int kUnitBits = 4, kLanes = 32, kMaxSteps = 63;  // 63 * 4 fits in a byte
   static constexpr int kPixels = 6, kVectors = 2;                   // 12 sums, 2 weights, row, temporary
 
@@ -72,13 +73,14 @@ struct Bits {
     _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), odd));
   }
   static Unit unit(uint32_t bits) { return Unit(bits << 4); }
-  static void put32(Unit* to, uint32_t bits) {  // 8 nibbles to 8 bytes
+  template <int N>
+  static void put(Unit* to, uint32_t bits) {  // N / 4 nibbles, each to a byte
     uint64_t x = bits;
     x = (x | x << 16) & 0x0000ffff0000ffffu;
     x = (x | x << 8) & 0x00ff00ff00ff00ffu;
     x = (x | x << 4) & 0x0f0f0f0f0f0f0f0fu;
     x <<= 4;
-    __builtin_memcpy(to, &x, 8);
+    __builtin_memcpy(to, &x, N / 4);
   }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   static F finish(const Count* counts, const int32_t* bias) {

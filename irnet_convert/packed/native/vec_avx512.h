@@ -50,6 +50,7 @@ struct Bits {
   using Vec = __m512i;
   using Acc = __m512i;
   using Act = __m512i;
+  static constexpr bool kCounts = true;
   static constexpr int kUnitBits = 32, kLanes = 16, kMaxSteps = 1 << 30;
   static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
 
@@ -65,7 +66,11 @@ struct Bits {
     _mm512_store_si512(to, _mm512_add_epi32(_mm512_load_si512(to), sum));
   }
   static Unit unit(uint32_t bits) { return bits; }
-  static void put32(Unit* to, uint32_t bits) { *to = bits; }
+  template <int N>
+  static void put(Unit* to, uint32_t bits) {
+    static_assert(N == 32);
+    *to = bits;
+  }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   static F finish(const Count* counts, const int32_t* bias) {
     __m512i n = _mm512_load_si512(reinterpret_cast<const __m512i*>(counts));

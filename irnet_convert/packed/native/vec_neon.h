@@ -39,6 +39,7 @@ struct Bits {
   using Vec = uint8x16_t;
   using Acc = uint8x16_t;
   using Act = uint8x16_t;
+  static constexpr bool kCounts = true;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte
   static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
 
@@ -52,7 +53,10 @@ struct Bits {
     vst1q_u16(counts + 8, vaddw_high_u8(vld1q_u16(counts + 8), sum));
   }
   static Unit unit(uint32_t bits) { return Unit(bits); }
-  static void put32(Unit* to, uint32_t bits) { __builtin_memcpy(to, &bits, 4); }
+  template <int N>
+  static void put(Unit* to, uint32_t bits) {
+    __builtin_memcpy(to, &bits, N / 8);
+  }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   static F finish(const Count* counts, const int32_t* bias) {
     return finish(vreinterpretq_s32_u32(vmovl_u16(vld1_u16(counts))), bias);

@@ -48,6 +48,7 @@ struct Bits {
   using Vec = Words;
   using Acc = Words;
   using Act = Words;
+  static constexpr bool kCounts = true;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte
   static constexpr int kPixels = 6, kVectors = 2;
 
@@ -74,8 +75,9 @@ struct Bits {
     for (int i = 0; i < kLanes; ++i) counts[i] = Count(counts[i] + bytes[i]);
   }
   static Unit unit(uint32_t bits) { return Unit(bits); }
-  static void put32(Unit* to, uint32_t bits) {
-    for (int i = 0; i < 4; ++i) to[i] = Unit(bits >> 8 * i);
+  template <int N>
+  static void put(Unit* to, uint32_t bits) {
+    for (int i = 0; i < N / 8; ++i) to[i] = Unit(bits >> 8 * i);
   }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   template <class C>

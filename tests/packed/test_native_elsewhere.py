@@ -1,0 +1,89 @@
+"""The native code outside Python: under sanitizers, and for processors that this one is not.
+
+One build with the address and undefined behaviour sanitizers serves AVX-512 through SIMDe and the fuzzing of
+the C interface; another is for AArch64, under qemu.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from native_cases import build, make_cases, read_outputs, run, write_cases
+from program_cases import Case, assert_same
+from torch import Tensor
+
+from irnet_convert.packed import engine
+from irnet_convert.packed.library import ISAS
+from irnet_convert.packed.reference import run_reference
+
+pytestmark = pytest.mark.xdist_group("native build")
+
+#: Changed programs to try; ``make test-long`` sets it to many.
+CHANGES = int(os.environ.get("IRNET_FUZZ", "2000"))
+#: Where Debian's packages libsimde-dev and g++-aarch64-linux-gnu with qemu-user put things.
+SIMDE = Path("/usr/include/simde/x86/avx512.h")
+CROSS = "aarch64-linux-gnu"
+
+
+@pytest.fixture(scope="module", params=["exact", "close"])
+def cases(request: pytest.FixtureRequest) -> tuple[bool, list[Case], list[list[Tensor]]]:
+    exact = request.param == "exact"
+    found = make_cases(80, exact=exact)
+    return exact, found, [run_reference(c.program, c.blob, c.inputs) for c in found]
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of run_cases and fuzz."""
+    simde = "ON" if SIMDE.exists() else "OFF"
+    return build(tmp_path_factory.mktemp("sanitized"), "-DSANITIZE=ON", f"-DIRN_SIMDE={simde}")
+
+
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    for tool in (f"{CROSS}-g++", "qemu-aarch64"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (Debian: g++-{CROSS} and qemu-user)")
+    folder = build(
+        tmp_path_factory.mktemp("neon"), f"-DCMAKE_CXX_COMPILER={CROSS}-g++", "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+    )  # fmt: skip
+    return ["qemu-aarch64", "-L", f"/usr/{CROSS}", str(folder / "run_cases")]
+
+
+def check(
+    command: list[str], isa: str, cases: tuple[bool, list[Case], list[list[Tensor]]], tmp_path: Path
+) -> None:
+    exact, found, want = cases
+    write_cases(found, tmp_path / "cases")
+    run([*command, str(tmp_path / "cases"), str(tmp_path / "out"), str(ISAS.index(isa)), "2"])
+    for case, one, other in zip(found, read_outputs(tmp_path / "out", want), want, strict=True):
+        try:
+            assert_same(one, other, exact=exact)
+        except AssertionError as error:
+            raise AssertionError(case.program.to_json()) from error
+
+
+def test_avx512(sanitized: Path, cases, tmp_path: Path) -> None:
+    if not SIMDE.exists():
+        pytest.skip("SIMDe is not installed (Debian: libsimde-dev)")
+    if "avx2" not in engine.available_isas():
+        pytest.skip("the emulation is built for AVX2")
+    check([str(sanitized / "run_cases")], "avx512", cases, tmp_path)
+
+
+@pytest.mark.parametrize("isa", ["neon", "portable"])
+def test_aarch64(crossed: list[str], isa: str, cases, tmp_path: Path) -> None:
+    check(crossed, isa, cases, tmp_path)
+
+
+def test_no_change_of_a_program_is_a_finding(sanitized: Path, tmp_path: Path) -> None:
+    write_cases(make_cases(100, exact=True) + make_cases(100, exact=False), tmp_path / "cases")
+    printed = run(
+        [str(sanitized / "fuzz"), str(tmp_path / "cases"), str(CHANGES), "1"], timeout=60 + CHANGES / 50
+    )
+    ran = int(printed.split()[-2])
+    assert ran > CHANGES / 50, f"too few changed programs pass the checks for this to test much: {printed}"
