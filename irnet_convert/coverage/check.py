@@ -16,6 +16,7 @@ from irnet_convert.coverage import structure
 from irnet_convert.coverage.autograd import Run, run
 from irnet_convert.coverage.instance_check import check_instance
 from irnet_convert.coverage.instances import BY_NAME
+from irnet_convert.coverage.memory import conversion_peak
 from irnet_convert.coverage.names import build, family_of, needs_values
 from irnet_convert.coverage.rows import Row
 from irnet_convert.coverage.share import interior_share
@@ -42,8 +43,7 @@ def check(name: str) -> Row:
             row.by_value = True
             row.checked.append(6)
             with _failures_of(row, 6):
-                for number, reason in check_instance(BY_NAME[name]):
-                    row.falls_short(number, f"small instance: {reason}")
+                _check_instance(row)
     row.seconds = time.process_time() - start
     return row
 
@@ -105,6 +105,17 @@ def _measure(row: Row, original: nn.Module) -> None:
     recorded = time.process_time()
     row.reference_s = (copied - before) + (recorded - copied) / len(found.records)
     row.interior_macs, row.binary_macs, row.rest = interior_share(found)
+
+
+def _check_instance(row: Row) -> None:
+    instance = BY_NAME[row.name]
+    for number, reason in check_instance(instance):
+        row.falls_short(number, f"small instance: {reason}")
+    if not needs_values(row.name):  # a detector is recorded with real activations, which count
+        model = instance.build()
+        example = None if instance.shape is None else instance.inputs(model, 1)
+        made, own = conversion_peak(model, example)
+        row.inplace_extra = made / own
 
 
 def _collect(row: Row, number: int, problems: Iterator[str]) -> None:

@@ -118,7 +118,17 @@ def _cost(rows: Sequence[Row]) -> str:
         ("binarize, seconds of processor time", f"{median(seconds):.2f}",
          f"{_p90(seconds):.2f}", f"{seconds[-1]:.2f}", ""),
     ]  # fmt: skip
-    return "## Cost\n\n" + _table(("", "median", "90 %", "most", "names above 4×"), lines)
+    extra = sorted((r.inplace_extra, r.name) for r in rows if not math.isnan(r.inplace_extra))
+    if extra:
+        shares = [share for share, _ in extra]
+        lines.append(
+            ("bytes that inplace=True makes ÷ bytes of the parameters", f"{median(shares):.3f}",
+             f"{_p90(shares):.3f}", f"{shares[-1]:.3f} ({extra[-1][1]})", "")
+        )  # fmt: skip
+    return (
+        "## Cost\n\n" + _table(("", "median", "90 %", "most", "names above 4×"), lines)
+        + "\n\nBytes are counted on the small instances; parameters held twice would be 1 or more."
+    )  # fmt: skip
 
 
 def _p90(ordered: Sequence[float]) -> float:

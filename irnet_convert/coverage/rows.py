@@ -48,7 +48,9 @@ class Row:
         rest: why the others stay real → multiply-adds.
         binarize_s: seconds that ``binarize`` took.
         reference_s: seconds of one recorded forward and one copy; NaN where it was not measured.
-        seconds: of the whole check.
+        inplace_extra: bytes that ``inplace=True`` made on the small instance, as a share of its parameters'
+            bytes; NaN where it was not measured. Parameters held twice would give 1 or more.
+        seconds: of processor time, of the whole check.
         notes: remarks of the plan.
     """
 
@@ -64,6 +66,7 @@ class Row:
     rest: dict[str, int] = field(default_factory=dict)
     binarize_s: float = float("nan")
     reference_s: float = float("nan")
+    inplace_extra: float = float("nan")
     seconds: float = 0.0
     notes: int = 0
 

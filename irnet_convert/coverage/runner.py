@@ -28,6 +28,9 @@ TIME_LIMIT = 240.0
 #: Bytes that a worker may have held at its peak before another one takes over.
 RECYCLE_ABOVE = 2 * 2**30
 
+#: Seconds that a worker may take to start.
+_START_LIMIT = 300.0
+
 #: Forking a process that holds threads of torch is not safe.
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -78,6 +81,7 @@ class _Worker:
         self.pipe, theirs = _SPAWN.Pipe()
         self.process: SpawnProcess = _SPAWN.Process(target=_work, args=(check, theirs), daemon=True)
         self.process.start()
+        self.ready = False
         theirs.close()
         self.begin(name)
 
@@ -91,12 +95,16 @@ class _Worker:
         """The row, if there is one, and the worker's peak memory; None if the worker is of no more use."""
         try:
             if self.pipe.poll():
-                return self.pipe.recv()
+                found = self.pipe.recv()
+                if found is not None:
+                    return found
+                self.ready, self.since = True, time.monotonic()  # importing the libraries does not count
         except (EOFError, OSError):
             self.process.join(5)
             return self._failed(f"the worker process died with exit code {self.process.exitcode}"), None
-        if time.monotonic() - self.since > time_limit:
-            return self._failed(f"not done after {time_limit:.0f} s"), None
+        if time.monotonic() - self.since > (time_limit if self.ready else _START_LIMIT):
+            doing = "done" if self.ready else "begun"
+            return self._failed(f"not {doing} after {time.monotonic() - self.since:.0f} s"), None
         return None, None
 
     def _failed(self, reason: str) -> Row:
@@ -115,6 +123,7 @@ def _work(check: Callable[[str], Row], pipe: Connection[Any, Any]) -> None:
     """A worker's life: names in, rows out, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     torch.set_num_threads(1)
+    pipe.send(None)
     while True:
         try:
             row = check(pipe.recv())

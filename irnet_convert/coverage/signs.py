@@ -45,6 +45,8 @@ def never_negative(node: Any, limit: int = 200) -> bool:
             continue
         if kind in _KEEPS:
             stack.append(next(producers(node), None))
+        elif kind.startswith("ScaledDotProduct"):  # a convex combination of the third argument's rows
+            stack.append(node.next_functions[2][0])
         elif kind in _COMBINES:
             stack.extend(above for above, _ in node.next_functions)
         else:
