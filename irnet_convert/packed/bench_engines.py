@@ -7,7 +7,7 @@ that of int8, their accuracy nobody's.
 
 from __future__ import annotations
 
-import tempfile
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,10 +205,15 @@ def _binary_ir(match: Match, name: str) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of other people's exporters."""
-    with warnings.catch_warnings(), tempfile.TemporaryFile():
-        warnings.simplefilter("ignore")
-        yield
+    """Without what other people's exporters warn of."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 #: Name → what it is, and what makes a call of it.
