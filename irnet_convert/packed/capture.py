@@ -82,11 +82,10 @@ def capture(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free
     """
     names = _names(twin, args, kwargs)
     free = tree_map(lambda leaf: _free(leaf, freedom), (args, kwargs))
-    # By name, as export wants them; a forward of *args has one name for all of them.
-    shapes = dict(inspect.signature(twin.forward).bind(*free[0], **free[1]).arguments)
+    shapes = {name: value for name, value in zip(("args", "kwargs"), free, strict=True) if value}
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(twin, args, kwargs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(_Root(twin), args, kwargs, dynamic_shapes=shapes, strict=False)
             if not make_functional(program.graph):
                 program = program.run_decompositions({})
         except PackError:
@@ -94,6 +93,17 @@ def capture(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free
         except Exception as error:  # torch.export lets through whatever the model raises
             raise _not_exported(twin, error) from error
     return _captured(program, names)
+
+
+class _Root(nn.Module):
+    """Calls the model. Export reads the code of the root's forward, and a rewritten forward has none."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
 
 
 def _names(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
@@ -159,7 +169,7 @@ def _captured(program: torch.export.ExportedProgram, names: list[str]) -> Captur
         elif node is not None and spec.target is not None:
             held = {**program.state_dict, **program.constants}[spec.target]
             if isinstance(held, Tensor):
-                tensors[node] = (spec.target, held.detach())
+                tensors[node] = (spec.target.removeprefix("model."), held.detach())
     results = next(n for n in program.graph.nodes if n.op == "output").args[0]
     outputs = []
     for spec, value in zip(program.graph_signature.output_specs, results, strict=True):

@@ -94,7 +94,9 @@ class _Drafting:
         An addition belongs to the later of the steps that it adds; a binary layer's is the one to gain.
         """
         done: dict[fx.Node, None] = {}
-        stack = [(n, False) for n in reversed(self.regions.members(self.level))]
+        read = {s for n in self.members for s in self.regions.sources(n)}
+        ends = [n for n in self.regions.members(self.level) if n not in read]
+        stack = [(n, False) for n in reversed(ends)]
         while stack:
             node, ready = stack.pop()
             if node in done:
