@@ -170,17 +170,3 @@ def same(one: Any, other: Any) -> bool:
     """Whether two outputs are equal bit for bit."""
     a, b = tensors(one), tensors(other)
     return len(a) == len(b) > 0 and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def without_drop(model: nn.Module) -> None:
-    """Turn off what drops random parts."""
-    for module in model.modules():
-        if isinstance(getattr(module, "drop_prob", None), float):
-            module.drop_prob = 0.0
-        if isinstance(module, nn.modules.dropout._DropoutNd | torchvision.ops.StochasticDepth):
-            module.p = 0.0
-
-
-def seeded(run: Callable[[], Any]) -> Any:
-    torch.manual_seed(5)
-    return run()

@@ -1,4 +1,7 @@
-"""Every property of conversion, on every network that must be convertible."""
+"""What a converted network still is, on well-known ones: objects, keys, copies, plans, timm's methods.
+
+What it computes, and how it trains, is asked of every family in test_families.py.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from model_cases import CASES, ModelCase, same, seeded, shapes, tensors, without_drop
-from torch import Tensor, nn
+from model_cases import CASES, ModelCase, same, shapes, tensors
+from torch import nn
 
 from irnet_convert.convert import binarize, is_binarized, plan, plan_of, to_dense
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.record import TARGETS
 from irnet_convert.graph.replay import replay
-from irnet_convert.graph.traced import install, trace
-from irnet_convert.layers import BinaryLayer, binary_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchvision", "ignore::FutureWarning")
 
@@ -62,20 +62,6 @@ def test_original_is_untouched(pair: Pair) -> None:
     assert pair.before == pair.after
     assert not is_binarized(pair.original)
     assert len(pair.plan.binarized) > 0
-
-
-def test_every_layer_has_one_decision_with_a_reason(pair: Pair) -> None:
-    layers = [p for p, m in pair.original.named_modules() if isinstance(m, TARGETS)]
-    assert [d.path for d in pair.plan.decisions] == layers
-    for d in pair.plan.decisions:
-        now = pair.student.get_submodule(d.path)
-        assert d.reason
-        assert d.action in ("keep", "binarize")
-        assert (d.action == "binarize") == isinstance(now, BinaryLayer)
-        assert all(pair.student.get_submodule(alias) is now for alias in d.aliases)
-    assert any("first" in d.positions for d in pair.plan.decisions)
-    assert any("last" in d.positions for d in pair.plan.decisions)
-    assert len(list(binary_layers(pair.student))) == len(pair.plan.binarized)
 
 
 def test_objects_stay_what_they_were(pair: Pair) -> None:
@@ -121,90 +107,6 @@ def _spoil(model: nn.Module) -> None:
                 tensor.fill_(0.5)
 
 
-def test_forward_as_the_original_takes_it(pair: Pair) -> None:
-    """Other batch and image sizes, in both modes; train mode runs on copies, since it changes statistics."""
-    case = pair.case
-    for training in (False, True):
-        original, student = (
-            copy.deepcopy(m).train() if training else m for m in (pair.original, pair.student)
-        )
-        inputs = case.inputs(3 if training else 2, None if training else case.other, training=training)
-        with torch.no_grad():
-            want, got = original(*inputs), student(*inputs)
-        assert type(got) is type(want)
-        assert shapes(got, detects=case.detects) == shapes(want, detects=case.detects)
-        assert all(t.isfinite().all() for t in tensors(got) if t.is_floating_point())
-
-
-def test_training_on_binary_weights_reaches_every_latent(pair: Pair) -> None:
-    """Each layer's output is an independent convolution of sign(input) with ±2^s weights, and trains."""
-    called: set[str] = set()
-    student = copy.deepcopy(pair.student).train()  # batch statistics keep the inputs centred
-    without_drop(student)
-    names = {layer: name for name, layer in binary_layers(student)}
-
-    def check(layer: BinaryLayer, args: tuple[Tensor, ...], kwargs: dict, output: Tensor) -> None:
-        called.add(names[layer])
-        assert args[0].min() < 0, f"{names[layer]} has no negative input"
-        with torch.no_grad():
-            expected = _reference(layer, args[0], kwargs.get("zero_pad"), kwargs.get("bias", layer.bias))
-        torch.testing.assert_close(
-            output, expected, rtol=1e-4, atol=1e-4, msg=lambda m: f"{names[layer]}: {m}"
-        )
-
-    hooks = [layer.register_forward_hook(check, with_kwargs=True) for layer in names]
-    outputs = student(*pair.case.inputs(2, training=True))
-    assert called == {d.path for d in pair.plan.binarized}
-    assert hooks
-    generator = torch.Generator().manual_seed(3)
-    loss = sum(
-        (t * torch.randn(t.shape, generator=generator)).sum() for t in tensors(outputs) if t.requires_grad
-    )
-    loss.backward()
-    before = {}
-    for layer, name in names.items():
-        assert layer.weight.grad is not None, name
-        assert layer.weight.grad.isfinite().all(), name
-        assert layer.weight.grad.abs().max() > 0, name
-        before[name] = layer.weight.detach().clone()
-    torch.optim.SGD(student.parameters(), lr=1e-3).step()
-    assert all(not torch.equal(before[name], layer.weight) for layer, name in names.items())
-
-
-def _reference(
-    layer: BinaryLayer, x: Tensor, zero_pad: tuple[int, ...] | None, bias: Tensor | None
-) -> Tensor:
-    assert layer.act_bits == 1
-    signs = torch.where(x >= 0, 1.0, -1.0)
-    weight = layer.binary_weight()
-    magnitude = weight.abs().flatten(1)
-    assert (magnitude == magnitude[:, :1]).all()
-    assert (magnitude[:, 0].log2() == magnitude[:, 0].log2().round()).all()
-    latent = layer.weight[:16].double().flatten(1)
-    centred = latent - latent.mean(1, keepdim=True)
-    clear = centred.abs() > 1e-5 * latent.std(1, keepdim=True)
-    assert (weight[:16].flatten(1).sign() == centred.sign())[clear].all()
-    if layer.scale is not None:
-        weight = weight * layer.scale.reshape(-1, *[1] * (weight.dim() - 1))
-    if hasattr(layer, "gain"):  # γ·n^-½ of a normaliser-free network
-        weight = weight * layer.gain * layer.fan_in_scale
-    if isinstance(layer, nn.Linear):
-        return F.linear(signs, weight, bias)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    if zero_pad is not None:
-        signs = F.pad(signs, list(zero_pad))
-    padding = layer.padding
-    if "Same" in type(layer).__name__:
-        amounts = []
-        for axis in (1, 0):
-            size, stride, kernel = x.shape[axis - 2], layer.stride[axis], layer.kernel_size[axis]
-            total = max((-(-size // stride) - 1) * stride + (kernel - 1) * layer.dilation[axis] + 1 - size, 0)
-            amounts += [total // 2, total - total // 2]
-        signs, padding = F.pad(signs, amounts), (0, 0)
-    conv = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
-    return conv(signs, weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
-
-
 def test_copies_and_dense_form_compute_the_same(pair: Pair) -> None:
     inputs = pair.case.inputs()
     with torch.no_grad():
@@ -245,23 +147,6 @@ def test_in_place_and_by_its_saved_plan(pair: Pair) -> None:
     assert set(modules) - set(stayed) == swapped & set(modules)
     with torch.no_grad():
         assert same(result(*pair.case.inputs()), pair.output)
-
-
-def test_unedited_graphs_compute_what_the_forwards_do(pair: Pair) -> None:
-    """Drop-out, drop-path and batch statistics included, in both modes."""
-    plain, traced = copy.deepcopy(pair.original), copy.deepcopy(pair.original)
-    for owner, passed in pair.plan.traced.items():
-        module = traced.get_submodule(owner)
-        install(module, trace(module, set(passed)))
-    for training in (False, True):
-        inputs = pair.case.inputs(2, training=training)
-        plain.train(training)
-        traced.train(training)
-        with torch.no_grad():
-            want, got = seeded(lambda i=inputs: plain(*i)), seeded(lambda i=inputs: traced(*i))
-        assert same(got, want)
-    for key, value in plain.state_dict().items():
-        assert torch.equal(value, traced.state_dict()[key]), key
 
 
 def test_timm_methods_still_work(pair: Pair) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torchvision
+from timm.models.convmixer import ConvMixer
 from torch import Tensor, nn
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
@@ -126,12 +127,17 @@ _VIDEO, _OTHER_VIDEO = (3, 8, 64, 64), (3, 8, 96, 96)
 _torchvision = partial(Instance, shape=_SHAPE, other=_OTHER)
 _detector = partial(Instance, shape=None)
 
+#: Families of timm whose factories take no depth.
+_TIMM_MADE: dict[str, Callable[[], nn.Module]] = {
+    "convmixer": partial(ConvMixer, dim=64, depth=3, drop_rate=0.1, num_classes=10),
+}
+
 #: Family → its small instance.
 INSTANCES: dict[str, Instance] = {
     **{
         f"timm/{family}": Instance(
             name=f"timm/{name}", kwargs=kwargs, shape=(3, size, size),
-            other=None if other is None else (3, other, other),
+            other=None if other is None else (3, other, other), make=_TIMM_MADE.get(family),
         )
         for family, (name, size, other, kwargs) in TIMM.items()
     },

@@ -1,6 +1,7 @@
 """The table of timm's families: module → architecture, side of its images, another side, arguments.
 
-The architecture is the one with the fewest weights that the module defines (of timm 1.0.31). The other side
+The architecture is the one with the fewest weights that the module defines (of timm 1.0.31), save one that
+takes large images alone (byoanet). The other side
 is None where the architecture takes one size alone.
 """
 
@@ -16,7 +17,7 @@ TIMM: dict[str, tuple[str, int, int | None, dict[str, Any]]] = {
         "beit_base_patch16_224", 64, None,
         {**_DROP, "img_size": 64, "depth": 3, "embed_dim": 48, "num_heads": 3},
     ),
-    "byoanet": ("halonet_h1", 256, None, _DROP),
+    "byoanet": ("botnet26t_256", 64, None, {**_DROP, "img_size": 64}),
     "byobnet": ("test_byobnet", 64, 96, _DROP),
     "cait": (
         "cait_xxs24_224", 64, None,
