@@ -46,7 +46,7 @@ def step_times(packed: PackedModel, images: Tensor) -> list[StepTime]:
     """
     if engine.isa_in_use() == "reference":
         return []
-    recorder = _Recorder(packed.graph)
+    recorder = _Recorder(packed.body)
     with torch.inference_mode():
         recorder.run(images)
     found: list[StepTime] = []
