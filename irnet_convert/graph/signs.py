@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from irnet_convert.graph.ops import COMBINES, DROP, KEEPS_SIGN, NON_NEGATIVE, POOL, REARRANGE, RESAMPLE
 from irnet_convert.graph.record import Node, Record
 
@@ -17,6 +19,9 @@ def never_negative(
     rec: Record, changed: frozenset[int] | set[int] = frozenset()
 ) -> dict[int, frozenset[int]]:
     """Values that cannot be negative, each with the nodes that make it so.
+
+    A learnable number, as in StarReLU's scale·relu(x)² + bias, counts for nothing: it begins as 1 or 0, so
+    that the sign behind it begins as a constant, and there is one of it for all values.
 
     Args:
         rec: the record.
@@ -55,13 +60,23 @@ def _sources(
         # joins two writes into one storage, so it is made of parts as well.
         some = [s for s in inputs if s is not None]
         return frozenset().union(*some) if some else None
+    if (
+        op == "scaled_dot_product_attention"
+    ):  # (query, key, value, ...): weights that add up to 1, times value
+        return inputs[2]
     if op in COMBINES:
-        return _all_of(inputs) if all(n >= 0 for n in numbers) else None
+        if op in ("add", "mul"):
+            inputs = [s for s, v in zip(inputs, node.inputs, strict=True) if not _is_learnable_number(rec, v)]
+        return _all_of(inputs) if inputs and all(n >= 0 for n in numbers) else None
     if op == "where":
         return _all_of(inputs[1:]) if len(inputs) > 1 and all(n >= 0 for n in numbers) else None
     if op == "copy":  # (destination, source)
         return inputs[-1]
     return inputs[0] if _passes_on(node, numbers) else None
+
+
+def _is_learnable_number(rec: Record, value: int) -> bool:
+    return value in rec.params and prod(rec.shapes[value]) == 1
 
 
 def _all_of(inputs: list[frozenset[int] | None]) -> frozenset[int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -163,3 +164,41 @@ def test_a_relu_taken_as_changed_makes_no_claim() -> None:
     (output,) = rec.outputs
     assert signs[output] == {0}
     assert never_negative(rec, {0}) == {}
+
+
+class _Affine(nn.Module):
+    def __init__(self, shape: tuple[int, ...], run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.scale, self.bias = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, self.scale, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("run", "shape", "one_sided"),
+    [
+        (lambda x, scale, bias: scale * F.relu(x) + bias, (1,), True),
+        (lambda x, scale, bias: scale * F.relu(x) ** 2 + bias, (), True),
+        (lambda x, scale, bias: scale * x + bias, (1,), False),
+        (lambda x, scale, bias: F.relu(x) + bias, (1, 4, 1, 1), False),  # a bias for each channel tells
+        (lambda x, scale, bias: scale + bias, (1,), False),
+    ],
+)
+def test_a_learnable_number_hides_no_relu(run: Any, shape: tuple[int, ...], one_sided: bool) -> None:
+    net = _Affine(shape, run)
+    rec = record(net, example_of(net, torch.zeros(SHAPE)))
+    assert (rec.outputs <= never_negative(rec).keys()) == one_sided
+
+
+@pytest.mark.parametrize("positive", ["query", "key", "value"])
+def test_attention_has_the_sign_of_its_values(positive: str) -> None:
+    def run(x: Tensor, *_: Tensor) -> Tensor:
+        given = {name: x.flatten(2) for name in ("query", "key", "value")}
+        given[positive] = given[positive].sigmoid()
+        return F.scaled_dot_product_attention(**given)
+
+    net = _Affine((1,), run)
+    rec = record(net, example_of(net, torch.zeros(SHAPE)))
+    assert (rec.outputs <= never_negative(rec).keys()) == (positive == "value")
