@@ -77,10 +77,10 @@ def make_blob(program: Program, tensors: Mapping[str, Tensor]) -> Tensor:
     return blob
 
 
-def stored(program: Program, blob: Tensor, index: int) -> Tensor:
-    """A constant as stored: a view into the blob."""
+def stored(program: Program, blob: Tensor, index: int, places: list[int] | None = None) -> Tensor:
+    """A constant as stored: a view into the blob. Who reads many gives the ``places`` of :func:`offsets`."""
     spec = program.constants[index]
-    place = offsets(program)[0][index]
+    place = (places or offsets(program)[0])[index]
     raw = blob[place : place + stored_bytes(spec)]
     return raw.view(TORCH_DTYPES[spec.dtype]).reshape(stored_shape(spec))
 
@@ -100,7 +100,7 @@ def check_blob(program: Program, blob: Tensor) -> None:
     Raises:
         ProgramError: a blob of the wrong kind or size, or a value out of range.
     """
-    size = offsets(program)[1]
+    places, size = offsets(program)
     if blob.dtype != torch.uint8 or blob.dim() != 1 or blob.numel() != size or not blob.is_contiguous():
         raise malformed(
             f"a blob of {blob.dtype}, shape {tuple(blob.shape)}", f"{size} contiguous bytes (uint8)"
@@ -109,7 +109,7 @@ def check_blob(program: Program, blob: Tensor) -> None:
         if not isinstance(step, BinaryConv | Conv | BinaryLinear | Linear):
             continue
         spec = program.constants[step.weight]
-        raw = stored(program, blob, step.weight)
+        raw = stored(program, blob, step.weight, places)
         if spec.dtype == "bits":
             check_padding(raw, spec.shape, spec.name)
         elif isinstance(step, Conv) and step.input_bits is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from irnet_convert import __version__
 from irnet_convert.errors import ArgumentError, PackedFileError, ProgramError
-from irnet_convert.packed.blob import TORCH_DTYPES, make_blob, stored, stored_shape
+from irnet_convert.packed.blob import TORCH_DTYPES, make_blob, offsets, stored, stored_shape
 from irnet_convert.packed.container import damaged, read_sealed, write_sealed
 from irnet_convert.packed.model import PackedModel
 from irnet_convert.packed.network import Network, parse_network
@@ -51,9 +51,9 @@ def save_packed(packed: PackedModel, path: str | Path) -> None:
         _WRITER: __version__,
     }
     for number, (program, blob) in enumerate(zip(packed.programs, packed.blobs, strict=True)):
-        texts[_program_key(number)] = program.to_json()
+        texts[_program_key(number)], places = program.to_json(), offsets(program)[0]
         for index, spec in enumerate(program.constants):
-            tensors[_region_key(number, spec.name)] = stored(program, blob.cpu(), index).clone()
+            tensors[_region_key(number, spec.name)] = stored(program, blob.cpu(), index, places).clone()
     write_sealed(path, tensors, texts)
 
 
