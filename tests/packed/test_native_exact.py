@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from program_cases import Made, assert_same, case_of, programs
 
@@ -13,19 +13,14 @@ from irnet_convert.packed.bits import pack_bits
 from irnet_convert.packed.blob import make_blob
 from irnet_convert.packed.engine import Plan
 from irnet_convert.packed.reference import run_reference
-from irnet_convert.packed.steps import BinaryConv, BinaryLinear, ConstSpec, Conv, Program, ValueSpec
+from irnet_convert.packed.steps import BinaryConv, BinaryLinear, ConstSpec, Program, ValueSpec
 
 ISAS = engine.available_isas()
 RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
-def quantised(program: Program) -> bool:
-    return any(isinstance(s, Conv) and s.input_bits for s in program.steps)
-
-
 def compare(made: Made, seed: int, isa: str, *, exact: bool) -> None:
     program, shapes = made
-    assume(not quantised(program))
     case = case_of(program, shapes, seed)
     found = Plan(program, case.blob, isa).run(case.inputs, threads=1 + seed % 2)
     assert_same(found, run_reference(program, case.blob, case.inputs), exact=exact)

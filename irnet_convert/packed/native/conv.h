@@ -1,5 +1,7 @@
 // Convolutions and linear layers: tiles of pixels by blocks of output channels, then the epilogue.
 #pragma once
+#include <type_traits>
+
 #include "finish.h"
 #include "tile.h"
 
@@ -16,10 +18,12 @@ struct Tile {
   int n = 0;
   const uint8_t* in[kMost];
   const int32_t* bias[kMost];
+  float scale[kMost];  // ints: of the pixel's image
   Place to[kMost];
 
   void add(const ConvJob& job, const Pixel& p) {
     in[n] = at(job.in, p);
+    scale[n] = job.scales ? job.scales[p.n] : 0.0f;
     bias[n] = nullptr;
     if (job.bias)
       bias[n] = job.bias + (job.row_class[p.y] * job.column_classes + job.column_class[p.x]) * job.bias_stride;
@@ -28,14 +32,17 @@ struct Tile {
 };
 
 template <class M, int V, class C>
-inline void finish_pixel(const ConvJob& job, const Block& block, const C* counts, const int32_t* bias,
-                         const Place& to) {
+inline void finish_pixel(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int pixel) {
+  const int32_t* bias = t.bias[pixel];
+  const Place& to = t.to[pixel];
   constexpr int kAll = V * M::kLanes / kFloats, R = kAll < kWide ? kAll : kWide;
   for (int64_t done = 0; done < block.count; done += R * kFloats) {
     F r[R];
     for (int i = 0; i < R; ++i) {
       if constexpr (M::kCounts)
         r[i] = M::finish(counts + done + i * kFloats, bias + block.channel + done + i * kFloats);
+      else if constexpr (std::is_same_v<M, Ints>)
+        r[i] = mul(to_floats(load_ints(counts + done + i * kFloats)), splat(t.scale[pixel]));
       else
         r[i] = load(counts + done + i * kFloats);
     }
@@ -74,12 +81,12 @@ void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
     if (job.n_epochs > 1) {
       alignas(64) int32_t totals[M::kPixels * kBlock];
       add_epochs<M, kBlock>(job, t.n, counts, totals, run);
-      for (int i = 0; i < t.n; ++i) finish_pixel<M, V>(job, block, totals + i * kBlock, t.bias[i], t.to[i]);
+      for (int i = 0; i < t.n; ++i) finish_pixel<M, V>(job, block, totals + i * kBlock, t, i);
       return;
     }
   }
   run(job.epochs[0]);
-  for (int i = 0; i < t.n; ++i) finish_pixel<M, V>(job, block, counts + i * kBlock, t.bias[i], t.to[i]);
+  for (int i = 0; i < t.n; ++i) finish_pixel<M, V>(job, block, counts + i * kBlock, t, i);
 }
 
 // Vectors of a block for the last few channels: whole units of bits, so that its signs can be stored.

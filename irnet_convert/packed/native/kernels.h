@@ -3,6 +3,7 @@
 // Inside a plan every tensor is channels last with a border (padding) around it, in one of three forms:
 //   real   float32
 //   signs  float32 that holds +1 and -1; for the few binary layers that are computed as real ones
+//   ints   int16, quantised image by image; the scales of the images follow the tensor
 //   bits   units of Kernels::unit_bits channels, bit 1 = +1; bits behind the last channel are 0
 //
 // Included by files that are compiled for different processors: nothing here may be a function that the
@@ -90,6 +91,7 @@ struct ConvJob {
   const int32_t* row_class;
   const int32_t* column_class;
   int64_t column_classes, bias_stride;
+  const float* scales;  // ints: of each image
   Epilogue epilogue;
 };
 
@@ -114,6 +116,14 @@ struct PoolJob {
   Epilogue epilogue;
 };
 
+// Quantises each image of a real tensor: s = max|x| / top, q = rint(x / s); see Conv in packed/steps.py.
+struct QuantiseJob {
+  View in, out;
+  int64_t h, row;  // row: values in a row of pixels
+  float top;
+  float* scales;
+};
+
 // Takes any strided float tensor to channels [first, first + channels) of a result.
 struct MoveJob {
   const float* in;
@@ -135,20 +145,22 @@ struct ExportJob {
 // How weights are laid out for a core.
 struct CoreShape {
   int64_t lanes, vectors, narrow;  // a block has `vectors` or `narrow` vectors of `lanes` channels
-  int64_t unit_bytes, weight_bytes, unit_bits, max_steps, max_total;
+  int64_t unit_bytes, weight_bytes, unit_bits, step, max_steps, max_total;  // step: units a step
 };
 
 // What an instruction set provides. Ranges are of pixels, for convolutions of items.
 struct Kernels {
   const char* name;
-  CoreShape bits, real;
+  CoreShape bits, real, ints;
   // Puts a weight unit of `unit_bits` bits, or a float, at its lane.
   void (*put_bits)(uint8_t* vector, int64_t lane, uint32_t unit);
   void (*conv_bits)(const ConvJob&, int64_t begin, int64_t end);
   void (*conv_real)(const ConvJob&, int64_t begin, int64_t end);
+  void (*conv_ints)(const ConvJob&, int64_t begin, int64_t end);
   void (*depthwise)(const DepthwiseJob&, int64_t begin, int64_t end);
   void (*pool)(const PoolJob&, int64_t begin, int64_t end);
   void (*move)(const MoveJob&, int64_t begin, int64_t end);
+  void (*quantise)(const QuantiseJob&, int64_t begin, int64_t end);  // of images
   void (*export_)(const ExportJob&, int64_t begin, int64_t end);
   double (*measure)(int64_t repeats);  // binary multiply-adds of so many rounds, run
 };

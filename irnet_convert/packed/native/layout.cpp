@@ -44,9 +44,11 @@ void note_readers(Layout& layout, const Program& program, const std::vector<Prep
 
 // Decides which forms a step writes itself, and gives every form its size.
 void size_tensors(ValueLayout& v, int64_t writer, bool writes_bits, bool only_real, const Kernels& kernels) {
-  bool direct[3] = {false, false, false};
+  bool direct[4] = {false, false, false, false};
   for (Tensor& t : v.tensors) {
-    bool can = t.form.kind == FormKind::kReal || (!only_real && (t.form.kind != FormKind::kBits || writes_bits));
+    FormKind kind = t.form.kind;
+    bool can = kind == FormKind::kReal || (!only_real && kind == FormKind::kSigns) ||
+               (!only_real && kind == FormKind::kBits && writes_bits);
     t.direct = can && !direct[int(t.form.kind)];
     if (t.direct) direct[int(t.form.kind)] = true;
   }
@@ -58,14 +60,17 @@ void size_tensors(ValueLayout& v, int64_t writer, bool writes_bits, bool only_re
     v.tensors.back().last = writer;
   }
   for (Tensor& t : v.tensors) {
-    bool bits = t.form.kind == FormKind::kBits;
-    t.pixel = bits ? ceil_div(v.sizes.c, kernels.bits.unit_bits) * kernels.bits.unit_bytes : v.sizes.c * 4;
+    t.pixel = v.sizes.c * (t.form.kind == FormKind::kInts ? 2 : 4);
+    if (t.form.kind == FormKind::kBits)
+      t.pixel = ceil_div(v.sizes.c, kernels.bits.unit_bits) * kernels.bits.unit_bytes;
     t.first = writer;
     int64_t pixels = (v.sizes.h + t.pad[2] + t.pad[3]), width = v.sizes.w + t.pad[0] + t.pad[1];
     if (__builtin_mul_overflow(pixels, width, &pixels) || __builtin_mul_overflow(pixels, v.sizes.n, &pixels) ||
         __builtin_mul_overflow(pixels, t.pixel, &t.bytes) || t.bytes > kMaxElements * 4)
       throw Refused("the input does not fit: it is too large");
     t.bytes = ceil_div(t.bytes + kSlack * 4, 64) * 64;
+    t.scales = t.bytes;
+    if (t.form.kind == FormKind::kInts) t.bytes += ceil_div(v.sizes.n * 4, 64) * 64;
   }
 }
 
@@ -91,14 +96,13 @@ void place(Layout& layout) {
 // Stretches that are contiguous in the input: kernel rows where the taps of a row touch, else single taps;
 // cut so that narrow sums do not overflow.
 void make_segments(ConvLayout& c, const Step& s, const Prepared& p, const View& in, const CoreShape& core) {
-  bool rows = s.groups == 1 && s.dilation[1] == 1;
-  int64_t columns = rows ? 1 : s.kernel[1], units = p.tap_units * (rows ? s.kernel[1] : 1);
-  int64_t pieces = ceil_div(units, core.max_steps), pending = 0, epoch = 0, steps = 0;
+  int64_t columns = p.rows ? 1 : s.kernel[1];
+  int64_t pieces = ceil_div(p.run_steps, core.max_steps), pending = 0, epoch = 0, steps = 0;
   c.epochs.push_back({0, 0, 0});
   for (int64_t y = 0; y < s.kernel[0]; ++y)
     for (int64_t x = 0; x < columns; ++x)
       for (int64_t i = 0; i < pieces; ++i) {
-        int64_t first = units * i / pieces, n = units * (i + 1) / pieces - first;
+        int64_t first = p.run_steps * i / pieces, n = p.run_steps * (i + 1) / pieces - first;
         if (pending + n > core.max_steps) c.segments.back().flush = 1, pending = 0;
         if ((epoch + n) * core.unit_bits > core.max_total) {
           c.segments.back().flush = 1, pending = 0;
@@ -106,7 +110,7 @@ void make_segments(ConvLayout& c, const Step& s, const Prepared& p, const View& 
           c.epochs.push_back({int64_t(c.segments.size()), 0, steps});
           epoch = 0;
         }
-        int64_t offset = (y * s.dilation[0] * in.y + x * s.dilation[1] * in.x) / core.unit_bytes + first;
+        int64_t offset = (y * s.dilation[0] * in.y + x * s.dilation[1] * in.x) / core.unit_bytes + first * core.step;
         c.segments.push_back({offset, int32_t(n), 0});
         pending += n, epoch += n, steps += n;
       }
@@ -162,7 +166,7 @@ void make_conv(Layout& layout, const Program& program, const Prepared& p, size_t
     return;
   }
   bool bits = p.method == Method::kConvBits;
-  make_segments(c, s, p, view, bits ? kernels.bits : kernels.real);
+  make_segments(c, s, p, view, bits ? kernels.bits : p.method == Method::kConvInts ? kernels.ints : kernels.real);
   if (bits) make_bias(c, s, p, in.sizes, layout.values[program.inputs + i].sizes);
 }
 

@@ -16,6 +16,7 @@ struct Tensor {
   int64_t pad[4] = {0, 0, 0, 0};  // left, right, top, bottom: the most that any reader wants
   int64_t pixel = 0;              // bytes of a pixel
   int64_t bytes = 0, offset = 0;
+  int64_t scales = 0;             // ints: where the images' scales start
   int64_t first = 0, last = 0;  // the steps (inputs 0, step i is i + 1) between which it is alive
   bool direct = false;          // written by its step; else a copy of the real form
 };

@@ -45,6 +45,10 @@ class Weights {
     std::memcpy(&x, &bits, 4);
     return x;
   }
+  int16_t integer(int64_t out, int64_t tap, int64_t in) const {
+    int64_t k = (out * inner_ + in) * taps_ + tap;
+    return c_.dtype == DType::kI8 ? load<int8_t>(k) : load<int16_t>(k);
+  }
 
  private:
   template <class T>
@@ -83,12 +87,25 @@ void pack_real(Prepared& p, const Weights& weights, int64_t taps, int64_t inner,
   }
 }
 
-void pack_bits(Prepared& p, const Weights& weights, int64_t taps, const Kernels& kernels) {
+// Pairs along a run; the second of the last pair is 0 where a run has an odd length.
+void pack_ints(Prepared& p, const Weights& weights, int64_t runs, int64_t length, int64_t inner,
+               const CoreShape& core) {
+  for (const Block& b : p.blocks) {
+    int16_t* to = p.weights.as<int16_t>() + b.weights * 2;
+    for (int64_t r = 0; r < runs; ++r)
+      for (int64_t k = 0; k < length; k += 2, to += b.vectors * core.lanes * 2)
+        for (int64_t c = 0; c < b.count; ++c)
+          for (int64_t i = k; i < k + 2 && i < length; ++i)
+            to[c * 2 + i - k] = weights.integer(b.channel + c, (r * length + i) / inner, i % inner);
+  }
+}
+
+void pack_bits(Prepared& p, const Weights& weights, int64_t taps, int64_t units, const Kernels& kernels) {
   const CoreShape& core = kernels.bits;
   for (const Block& b : p.blocks) {
     uint8_t* to = p.weights.data() + b.weights * core.weight_bytes;
     for (int64_t t = 0; t < taps; ++t)
-      for (int64_t u = 0; u < p.tap_units; ++u)
+      for (int64_t u = 0; u < units; ++u)
         for (int64_t v = 0; v < b.vectors; ++v, to += core.lanes * core.weight_bytes)
           for (int64_t lane = 0; lane < core.lanes && v * core.lanes + lane < b.count; ++lane) {
             int64_t out = b.channel + v * core.lanes + lane;
@@ -128,7 +145,7 @@ void prepare_product(Prepared& p, const Program& program, const Step& s, const u
   bool bits = is_binary(s.kind) && (s.groups == 1 || inner % kernels.bits.unit_bits == 0);
   FormKind real = is_binary(s.kind) ? FormKind::kSigns : FormKind::kReal;
   p.writes_bits = s.groups == 1 || p.channels / s.groups % kernels.bits.unit_bits == 0;
-  if (inner == 1 && p.channels == s.groups) {
+  if (inner == 1 && p.channels == s.groups && !s.input_bits) {
     p.method = Method::kDepthwise;
     p.input = {real, s.pad_mode};
     p.writes_bits = true;
@@ -139,16 +156,25 @@ void prepare_product(Prepared& p, const Program& program, const Step& s, const u
         p.weights.as<float>()[t * p.tap_stride + o] = weights.real(o, t, 0);
     return;
   }
-  p.method = bits ? Method::kConvBits : Method::kConvReal;
-  p.input = {bits ? FormKind::kBits : real, s.pad_mode};
-  const CoreShape& core = bits ? kernels.bits : kernels.real;
-  p.tap_units = bits ? ceil_div(inner, core.unit_bits) : inner;
-  p.group_bytes = p.tap_units * core.unit_bytes;
-  make_blocks(p, s.groups, taps * p.tap_units, core);
+  const CoreShape& core = bits ? kernels.bits : s.input_bits ? kernels.ints : kernels.real;
+  int64_t units = bits ? ceil_div(inner, core.unit_bits) : inner;  // of one tap of one group
+  p.rows = is_conv(s.kind) && s.groups == 1 && s.dilation[1] == 1;
+  int64_t length = units * (p.rows ? s.kernel[1] : 1), runs = p.rows ? s.kernel[0] : taps;
+  p.run_steps = ceil_div(length, core.step);
+  p.group_bytes = units * core.unit_bytes;
+  make_blocks(p, s.groups, runs * p.run_steps, core);
   if (bits) {
-    pack_bits(p, weights, taps, kernels);
+    p.method = Method::kConvBits;
+    p.input = {FormKind::kBits, s.pad_mode};
+    pack_bits(p, weights, taps, units, kernels);
     sum_taps(p, weights, s, inner);
+  } else if (s.input_bits) {
+    p.method = Method::kConvInts;
+    p.input = {FormKind::kInts, s.pad_mode, s.input_bits};
+    pack_ints(p, weights, runs, length, inner, core);
   } else {
+    p.method = Method::kConvReal;
+    p.input = {real, s.pad_mode};
     pack_real(p, weights, taps, inner, core);
   }
 }
@@ -191,7 +217,6 @@ Prepared prepare(const Program& program, size_t index, const uint8_t* blob, cons
   p.channels = program.values[program.inputs + index].channels;
   p.input = {FormKind::kReal, PadMode::kZeros};
   if (is_conv(s.kind) || is_linear(s.kind)) {
-    if (s.input_bits) throw Refused("this build has no kernels for integer convolutions");
     prepare_product(p, program, s, blob, kernels);
   } else if (s.kind == Kind::kMaxPool || s.kind == Kind::kAvgPool || s.kind == Kind::kGlobalAvgPool) {
     p.method = Method::kPool;

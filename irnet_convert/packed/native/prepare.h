@@ -9,14 +9,15 @@
 namespace irn {
 
 // How a tensor is held inside a plan; see kernels.h. Forms of one kind differ in what their border holds.
-enum class FormKind { kReal, kSigns, kBits };
+enum class FormKind { kReal, kSigns, kBits, kInts };
 struct Form {
   FormKind kind;
   PadMode mode;
-  bool operator==(const Form& o) const { return kind == o.kind && mode == o.mode; }
+  int64_t bits = 0;  // ints: of the quantised input
+  bool operator==(const Form& o) const { return kind == o.kind && mode == o.mode && bits == o.bits; }
 };
 
-enum class Method { kConvBits, kConvReal, kDepthwise, kPool, kMove, kFlatten };
+enum class Method { kConvBits, kConvReal, kConvInts, kDepthwise, kPool, kMove, kFlatten };
 
 struct Prepared {
   Method method;
@@ -28,7 +29,8 @@ struct Prepared {
   // Convolutions and linear layers.
   Memory weights;
   std::vector<Block> blocks;
-  int64_t tap_units = 0;    // units of one tap of one group
+  bool rows = false;        // the taps of a kernel row lie next to each other
+  int64_t run_steps = 0;    // steps of one run: a kernel row, else a tap, of one group
   int64_t group_bytes = 0;  // from the channels of one group to those of the next
   Memory tap_sums;          // bits: int32 [kH + 1][kW + 1][stride], see prepare.cpp
   int64_t tap_stride = 0;

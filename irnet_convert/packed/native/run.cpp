@@ -80,11 +80,27 @@ MoveJob move_from(const View& in, const Sizes& s) {
   return {reinterpret_cast<const float*>(in.base), in.n / 4, 1, in.y / 4, in.x / 4, grid_of(s), 0, s.c, {}};
 }
 
+void quantise(const Call& call, int64_t value, const Tensor& t) {
+  const ValueLayout& v = call.layout.values[size_t(value)];
+  QuantiseJob job{};
+  job.in = real_view(call, value);
+  job.out = view_of(t, v.sizes, call.workspace);
+  job.h = v.sizes.h;
+  job.row = v.sizes.w * v.sizes.c;
+  job.top = float((1 << (t.form.bits - 1)) - 1);
+  job.scales = reinterpret_cast<float*>(call.workspace + t.offset + t.scales);
+  spread(call, call.kernels.quantise, job, v.sizes.n, v.sizes.pixels() * v.sizes.c);
+}
+
 // After a value's direct forms are written: the others, and every border.
 void complete(const Call& call, int64_t value) {
   const ValueLayout& v = call.layout.values[size_t(value)];
   for (const Tensor& t : v.tensors) {
     if (t.direct || v.sizes.pixels() == 0) continue;
+    if (t.form.kind == FormKind::kInts) {
+      quantise(call, value, t);
+      continue;
+    }
     MoveJob job = move_from(real_view(call, value), v.sizes);
     View to = view_of(t, v.sizes, call.workspace);
     Epilogue& e = job.epilogue;
@@ -133,10 +149,16 @@ void run_conv(const Call& call, size_t index, const Output& out) {
     job.column_classes = c.column_classes;
     job.bias_stride = p.tap_stride;
   }
+  if (p.method == Method::kConvInts) {
+    const Tensor& t = *call.layout.values[size_t(s.inputs[0])].find(p.input);
+    job.scales = reinterpret_cast<const float*>(call.workspace + t.offset + t.scales);
+  }
   job.epilogue = out.epilogue;
   int64_t items = ceil_div(job.pixels, job.chunk) * ceil_div(job.n_blocks, job.panel);
   int64_t work = job.pixels * (p.weights.bytes() / (bits ? 8 : 1));
-  spread(call, bits ? call.kernels.conv_bits : call.kernels.conv_real, job, items, work);
+  bool ints = p.method == Method::kConvInts;
+  auto kernel = bits ? call.kernels.conv_bits : ints ? call.kernels.conv_ints : call.kernels.conv_real;
+  spread(call, kernel, job, items, work);
 }
 
 void run_depthwise(const Call& call, size_t index, const Output& out) {
@@ -246,6 +268,7 @@ void Call::step(size_t index) const {
   if (out.value.sizes.pixels() > 0) {
     switch (prepared[index].method) {
       case Method::kConvBits:
+      case Method::kConvInts:
       case Method::kConvReal: run_conv(*this, index, out); break;
       case Method::kDepthwise: run_depthwise(*this, index, out); break;
       case Method::kPool: run_pool(*this, index, out); break;

@@ -1,6 +1,6 @@
 // The core of every convolution and linear layer: a tile of P pixels by V vectors of output channels.
 //
-// A model M says what a step is: xor + popcount of a few bits (Bits) or a multiply-add (Real). A pixel is
+// A model M says what a step is: xor + popcount of a few bits (Bits) a multiply-add (Real), or two (Ints). A pixel is
 // a pointer into a padded channels-last buffer, a segment is a stretch of steps that is contiguous there
 // (one kernel row, or one tap), and the weights lie in the order in which they are read: [step][V * lanes].
 #pragma once
@@ -16,6 +16,7 @@ struct Real {
   using Acc = F;
   using Act = F;
   static constexpr bool kCounts = false;
+  static constexpr int kStep = 1;
   static constexpr int kUnitBits = 1, kLanes = kFloats, kMaxSteps = 1 << 30;
   static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
 
@@ -25,6 +26,29 @@ struct Real {
   static Acc step(Acc sum, Act x, Vec w) { return madd(x, w, sum); }
   static int lane(int c) { return c; }
   static void flush(Acc sum, Count* to) { store(to, add(load(to), sum)); }
+};
+
+// Pairs of int16: a step is the sum of two products for each output channel.
+struct Ints {
+  using Unit = int16_t;
+  using Weight = int32_t;
+  using Count = int32_t;
+  using Vec = I;
+  using Acc = I;
+  using Act = I;
+  static constexpr bool kCounts = false;
+  static constexpr int kUnitBits = 16, kStep = 2, kLanes = kFloats, kMaxSteps = 1 << 30;
+  static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
+
+  static Acc zero() { return splat_int(0); }
+  static Vec weights(const Weight* p) { return load_ints(p); }
+  static Act activation(const Unit* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, sizeof pair);
+    return splat_int(pair);
+  }
+  static Acc step(Acc sum, Act x, Vec w) { return add_products(sum, x, w); }
+  static void flush(Acc sum, Count* to) { store_ints(to, add_ints(load_ints(to), sum)); }
 };
 
 // Adds to counts[P][V * lanes]. Not inlined: with an epilogue around it gcc spills the sums.
@@ -47,7 +71,7 @@ template <class M, int P, int V>
       for (int v = 0; v < V; ++v) wv[v] = M::weights(w + v * M::kLanes);
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) {
-        typename M::Act a = M::activation(x[p] + i);
+        typename M::Act a = M::activation(x[p] + i * M::kStep);
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sum[p][v] = M::step(sum[p][v], a, wv[v]);
       }

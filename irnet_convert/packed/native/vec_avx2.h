@@ -34,6 +34,14 @@ inline uint32_t signs(F x) {  // bit i: x[i] >= 0
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GE_OQ)));
 }
 
+using I = __m256i;
+inline I splat_int(int32_t x) { return _mm256_set1_epi32(x); }
+inline I load_ints(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_ints(int32_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+inline I add_ints(I a, I b) { return _mm256_add_epi32(a, b); }
+inline I add_products(I sum, I a, I b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline F to_floats(I x) { return _mm256_cvtepi32_ps(x); }
+
 struct XorPopcount {
   alignas(64) uint8_t row[16][16];
   constexpr XorPopcount() : row() {
@@ -54,6 +62,7 @@ struct Bits {
   using Acc = __m256i;
   using Act = __m256i;
   static constexpr bool kCounts = true;
+  static constexpr int kStep = 1;
   static constexpr int kUnitBits = 4, kLanes = 32, kMaxSteps = 63;  // 63 * 4 fits in a byte
   static constexpr int kPixels = 6, kVectors = 2;                   // 12 sums, 2 weights, row, temporary
 

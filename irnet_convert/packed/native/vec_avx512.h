@@ -5,6 +5,9 @@
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 #include <simde/x86/fma.h>
+// The alias of SIMDe 0.7.4 takes other arguments than the intrinsic.
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
 #else
 #include <immintrin.h>
 #endif
@@ -43,6 +46,17 @@ inline F where_positive(F x, F otherwise) {
 }
 inline uint32_t signs(F x) { return mask(_mm512_cmp_ps_mask(x, splat(0.0f), _CMP_GE_OQ)); }
 
+using I = __m512i;
+inline I splat_int(int32_t x) { return _mm512_set1_epi32(x); }
+inline I load_ints(const int32_t* p) { return _mm512_loadu_si512(reinterpret_cast<const __m512i*>(p)); }
+inline void store_ints(int32_t* p, I x) { _mm512_storeu_si512(reinterpret_cast<__m512i*>(p), x); }
+inline I add_ints(I a, I b) { return _mm512_add_epi32(a, b); }
+inline I add_products(I sum, I a, I b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+inline F to_floats(I x) {
+  using Ints = int32_t __attribute__((vector_size(64)));
+  return __builtin_convertvector((Ints)x, F);
+}
+
 struct Bits {
   using Unit = uint32_t;
   using Weight = uint32_t;
@@ -51,6 +65,7 @@ struct Bits {
   using Acc = __m512i;
   using Act = __m512i;
   static constexpr bool kCounts = true;
+  static constexpr int kStep = 1;
   static constexpr int kUnitBits = 32, kLanes = 16, kMaxSteps = 1 << 30;
   static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
 

@@ -32,6 +32,17 @@ inline uint32_t signs(F x) {  // bit i: x[i] >= 0
   return vaddvq_u32(vandq_u32(vcgezq_f32(x), bits));
 }
 
+using I = int32x4_t;
+inline I splat_int(int32_t x) { return vdupq_n_s32(x); }
+inline I load_ints(const int32_t* p) { return vld1q_s32(p); }
+inline void store_ints(int32_t* p, I x) { vst1q_s32(p, x); }
+inline I add_ints(I a, I b) { return vaddq_s32(a, b); }
+inline I add_products(I sum, I a, I b) {  // of pairs of int16
+  int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+  return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
+}
+inline F to_floats(I x) { return vcvtq_f32_s32(x); }
+
 struct Bits {
   using Unit = uint8_t;
   using Weight = uint8_t;
@@ -40,6 +51,7 @@ struct Bits {
   using Acc = uint8x16_t;
   using Act = uint8x16_t;
   static constexpr bool kCounts = true;
+  static constexpr int kStep = 1;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte
   static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
 

@@ -39,6 +39,21 @@ inline uint32_t signs(F x) {  // bit i: x[i] >= 0
   return mask;
 }
 
+using I = int32_t __attribute__((vector_size(16)));
+inline I splat_int(int32_t x) { return I{x, x, x, x}; }
+inline I load_ints(const int32_t* p) {
+  I x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+inline void store_ints(int32_t* p, I x) { __builtin_memcpy(p, &x, sizeof x); }
+inline I add_ints(I a, I b) { return a + b; }
+inline I add_products(I sum, I a, I b) {  // of pairs of int16; no sum is longer than 31 bits
+  I low = (a << 16 >> 16) * (b << 16 >> 16), high = (a >> 16) * (b >> 16);
+  return sum + low + high;
+}
+inline F to_floats(I x) { return __builtin_convertvector(x, F); }
+
 struct Bits {
   using Unit = uint8_t;
   using Weight = uint8_t;
@@ -49,6 +64,7 @@ struct Bits {
   using Acc = Words;
   using Act = Words;
   static constexpr bool kCounts = true;
+  static constexpr int kStep = 1;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte
   static constexpr int kPixels = 6, kVectors = 2;
 
