@@ -132,7 +132,7 @@ def _from_timm(model: nn.Module, training: bool) -> Example | None:
 def _input_channels(model: nn.Module, cfg: Mapping[str, Any]) -> int | None:
     first = cfg.get("first_conv")
     names = [first] if isinstance(first, str) else list(first or ())
-    modules = dict(model.named_modules())
+    modules: dict[str, Any] = dict(model.named_modules())
     channels = next((m.in_channels for m in map(modules.get, names) if isinstance(m, nn.Conv2d)), None)
     # TResNet's first convolution reads the image's pixels of 4×4 places as channels.
     fold = next((m.bs for m in modules.values() if type(m).__name__ == "SpaceToDepth"), 1)
