@@ -78,7 +78,7 @@ class Survey:
         }
 
     def _first(self) -> set[str]:
-        """First layers. Where targets are inputs too, in training mode, it is asked of what runs there alone."""
+        """First layers. In training mode targets are inputs too: only what runs there alone is asked."""
         evaluation, *training = self.records
         alone = [p for r in training for p in flow.first_layers(r) if p not in evaluation.calls]
         return flow.first_layers(evaluation).union(alone)
