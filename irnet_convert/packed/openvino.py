@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -50,7 +51,8 @@ def export_openvino(
     inputs = [opset14.parameter(list(shape), ov.Type.f32, name=name)
               for name, shape in zip(whole.inputs, whole.shapes, strict=True)]  # fmt: skip
     made = Operators(whole.program, whole.blob, inputs, whole.shapes)
-    network = ov.Model([opset14.result(node) for node in made.outputs], inputs, whole.name)
+    model_type: Any = ov.Model  # OpenVINO's annotations of its constructor contradict each other
+    network = model_type([opset14.result(node) for node in made.outputs], inputs, whole.name)
     for node in network.inputs:
         node.get_tensor().set_names({node.get_node().get_friendly_name()})
     with written_aside(path) as aside:

@@ -95,10 +95,10 @@ def _shape(
     name: str, known: tuple[int | None, ...], model: PackedModel, given: Sequence[int] | None, batch: int
 ) -> Shape:
     """(N, C, H, W) of one input: what the network fixes, then what was given, then what the source says."""
-    if given is None:
-        recorded = model.source.get("input_size")
-        given = recorded if recorded and len(recorded) == len(known) - 1 else known[1:]
-    sizes = (batch, *given)
+    recorded = model.source.get("input_size")
+    if given is None and recorded and len(recorded) == len(known) - 1:
+        given = recorded
+    sizes: tuple[int | None, ...] = (batch, *(known[1:] if given is None else given))
     fits = len(sizes) == len(known) and all(
         size is not None and size > 0 and want in (None, size)
         for size, want in zip(sizes, known, strict=True)

@@ -1,0 +1,100 @@
+"""Timing in turns, and what is made of it; no test looks at a clock."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from packed_cases import packed_of, small_resnet
+from rich.console import Console
+
+from irnet_convert.errors import ArgumentError, MissingExtraError, UnknownNameError
+from irnet_convert.packed import engine
+from irnet_convert.packed.bench import Contestant, Result, StepTable, Timing, time_in_turns
+from irnet_convert.packed.bench_engines import Match, contestants
+from irnet_convert.packed.bench_steps import StepTime, binary_share, step_times
+from irnet_convert.packed.extras import needs
+
+
+def timing(name: str, median: float) -> Timing:
+    return Timing(name=name, what=name, median=median, fastest=median, slowest=median, calls=1)
+
+
+def shown(item: object) -> str:
+    text = io.StringIO()
+    Console(width=120, file=text).print(item)
+    return text.getvalue()
+
+
+def test_contestants_run_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, order = [0.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def contestant(name: str, takes: float) -> Contestant:
+        def run() -> None:
+            order.append(name)
+            clock[0] += takes
+
+        return Contestant(name=name, what="", run=run)
+
+    # 4 ms are a sample of their own; 1 ms is called twice a sample.
+    found = time_in_turns([contestant("a", 4e-3), contestant("b", 1e-3)], seconds=0.0)
+    assert "".join(order) == "aaa" + "a" + "bbb" + "b" + 9 * "abb"
+    assert [(t.name, t.calls) for t in found] == [("a", 9), ("b", 18)]
+    assert [t.median for t in found] == pytest.approx([4e-3, 1e-3])
+    order.clear()
+    time_in_turns([contestant("a", 4e-3)], seconds=1.0)
+    assert len(order) == pytest.approx(4 + 250, abs=60)
+
+
+def test_ratios_are_to_the_first() -> None:
+    result = Result(
+        model="net", machine="here", kernel="avx2", batch=2, threads=1, chart=True,
+        timings=[timing("packed", 2e-3), timing("torch", 7e-3)], facts={"file": "1 MB"}, warnings=["beware"],
+    )  # fmt: skip
+    assert [t["ratio"] for t in result.to_dict()["timings"]] == [1.0, 3.5]
+    json.dumps(result.to_dict())
+    text = shown(result)
+    for part in ("net, batch 2, 1 thread, here", "3.50×", "1.000", "file: 1 MB", "warning: beware"):
+        assert part in text
+    bars = [line.count("█") for line in text.splitlines() if "█" in line]
+    assert bars == [11, 40]
+
+
+def test_share_of_the_limit() -> None:
+    def step(kind: str, seconds: float, macs: int) -> StepTime:
+        return StepTime(kind=kind, name="a", shape=(1, 2), seconds=seconds, macs=macs)
+
+    steps = [step("conv", 5.0, 10**9), step("binary_conv", 1.0, 300), step("binary_linear", 3.0, 100)]
+    assert binary_share(steps, 1, 200.0) == 0.5
+    assert binary_share(steps, 2, 200.0) == 0.25
+    assert binary_share(steps, 1, 0.0) is None
+    assert binary_share(steps[:1], 1, 200.0) is None
+    text = shown(StepTable(steps=steps, limit=600.0))
+    assert "50%" in text
+    assert text.count("%") == 2
+
+
+def test_steps_of_a_network() -> None:
+    case = small_resnet()
+    times = step_times(packed_of(case), case.inputs[0])
+    if engine.isa_in_use() == "reference":
+        assert times == []
+        return
+    assert [t.kind for t in times] == ["inputs", *(s.kind for s in case.program.steps), "outputs"]
+    first = next(t for t in times if t.kind == "binary_conv")
+    assert (first.name, first.shape) == ("block.conv1", (2, 16, 9, 8))
+    assert first.macs == 2 * 16 * 9 * 8 * 16 * 9
+
+
+def test_names_that_lead_nowhere(tmp_path) -> None:
+    case = small_resnet()
+    match = Match(packed=packed_of(case), dense=None, images=case.inputs[0], threads=1, folder=tmp_path)
+    assert [c.name for c in contestants(match, ["openvino"], lambda text: None)] == ["packed", "openvino"]
+    with pytest.raises(UnknownNameError, match="openvino-int8"):
+        contestants(match, ["openvino-int9"], lambda text: None)
+    with pytest.raises(ArgumentError, match="--against torch for a packed file"):
+        contestants(match, ["torch"], lambda text: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'irnet-convert\[onnx\]'"), needs("onnx"):
+        import no_such_package  # noqa: F401  # pyright: ignore[reportMissingImports]
