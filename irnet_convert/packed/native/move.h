@@ -54,12 +54,36 @@ inline void pool(const PoolJob& job, int64_t begin, int64_t end) {
     job.max ? pool_pixel<true>(job, cursor.next()) : pool_pixel<false>(job, cursor.next());
 }
 
-// Pixels that are moved together: what is read along x is written along channels.
+// Pixels that are moved together: what lies along x in one tensor lies along channels in the other.
 constexpr int kMoved = 16;
+
+// True if kMoved pixels lie next to each other: then whole blocks can be transposed.
+template <class T>
+inline bool side_by_side(T* const* pixels, int n) {
+  for (int i = 1; i < n; ++i)
+    if (pixels[i] != pixels[0] + i) return false;
+  return n == kMoved;
+}
 
 // Values as they are, to the real form alone.
 inline bool only_copies(const Epilogue& e) {
   return !e.scale && !e.add.base && !e.clamp && !e.posts && !e.bits.base && !e.signs.base;
+}
+
+// Channels [c, c + count) of n pixels, each to a row: to[i][k] = in[i][(c + k) * stride].
+inline void gather(const float* const* in, int n, bool blocks, int64_t c, int count, int64_t stride,
+                   float* const* to) {
+  int k = 0;
+  for (; blocks && k + kFloats <= count; k += kFloats)
+    for (int i = 0; i < n; i += kFloats) {
+      const float* rows[kFloats];
+      F columns[kFloats];
+      for (int r = 0; r < kFloats; ++r) rows[r] = in[i] + (c + k + r) * stride;
+      transpose(rows, columns);
+      for (int r = 0; r < kFloats; ++r) store(to[i + r] + k, columns[r]);
+    }
+  for (; k < count; ++k)
+    for (int i = 0; i < n; ++i) to[i][k] = in[i][(c + k) * stride];
 }
 
 inline void move(const MoveJob& job, int64_t begin, int64_t end) {
@@ -70,23 +94,18 @@ inline void move(const MoveJob& job, int64_t begin, int64_t end) {
   while (begin < end) {
     Pixel pixels[kMoved];
     const float* in[kMoved];
+    float* to[kMoved];
     int n = end - begin < kMoved ? int(end - begin) : kMoved;
     for (int i = 0; i < n; ++i) {
       pixels[i] = cursor.next();
       in[i] = job.in + pixels[i].n * job.n + pixels[i].y * job.y + pixels[i].x * job.x;
+      to[i] = copies ? reinterpret_cast<float*>(at(job.epilogue.real, pixels[i])) + job.first : block[i];
     }
-    if (copies) {
-      float* to[kMoved];
-      for (int i = 0; i < n; ++i) to[i] = reinterpret_cast<float*>(at(job.epilogue.real, pixels[i])) + job.first;
-      for (int64_t c = 0; c < job.channels; ++c)
-        for (int i = 0; i < n; ++i) to[i][c] = in[i][c * job.c];
-      begin += n;
-      continue;
-    }
-    for (int64_t c = 0; c < job.channels; c += kChannels) {
+    bool blocks = side_by_side(in, n);
+    if (copies) gather(in, n, blocks, 0, int(job.channels), job.c, to);
+    for (int64_t c = 0; c < job.channels && !copies; c += kChannels) {
       int count = job.channels - c < kChannels ? int(job.channels - c) : kChannels;
-      for (int k = 0; k < count; ++k)
-        for (int i = 0; i < n; ++i) block[i][k] = in[i][(c + k) * job.c];
+      gather(in, n, blocks, c, count, job.c, to);
       for (int i = 0; i < n; ++i) {
         F r[kWide];
         for (int k = 0; k < kWide; ++k) r[k] = load(block[i] + k * kFloats);
@@ -147,13 +166,22 @@ inline void export_(const ExportJob& job, int64_t begin, int64_t end) {
       out[i] = job.out + p.n * job.n + p.y * job.y + p.x * job.x;
       in[i] = reinterpret_cast<const float*>(at(job.in, p));
     }
+    begin += n;
     if (job.c == 1) {
       for (int i = 0; i < n; ++i) __builtin_memcpy(out[i], in[i], sizeof(float) * size_t(job.channels));
-    } else {
-      for (int64_t c = 0; c < job.channels; ++c)
-        for (int i = 0; i < n; ++i) out[i][c * job.c] = in[i][c];
+      continue;
     }
-    begin += n;
+    int64_t c = 0;
+    for (bool blocks = side_by_side(out, n); blocks && c + kFloats <= job.channels; c += kFloats)
+      for (int i = 0; i < n; i += kFloats) {
+        const float* rows[kFloats];
+        F columns[kFloats];
+        for (int r = 0; r < kFloats; ++r) rows[r] = in[i + r] + c;
+        transpose(rows, columns);
+        for (int r = 0; r < kFloats; ++r) store(out[i] + (c + r) * job.c, columns[r]);
+      }
+    for (; c < job.channels; ++c)
+      for (int i = 0; i < n; ++i) out[i][c * job.c] = in[i][c];
   }
 }
 

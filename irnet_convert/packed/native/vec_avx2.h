@@ -34,6 +34,24 @@ inline uint32_t signs(F x) {  // bit i: x[i] >= 0
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GE_OQ)));
 }
 
+// out[i][k] = rows[k][i], for kFloats rows.
+inline void transpose(const float* const* rows, F* out) {
+  F a[8], b[8];
+  for (int i = 0; i < 4; ++i) {
+    F x = load(rows[2 * i]), y = load(rows[2 * i + 1]);
+    a[2 * i] = _mm256_unpacklo_ps(x, y), a[2 * i + 1] = _mm256_unpackhi_ps(x, y);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int k = 0; k < 2; ++k) {
+      b[i + 2 * k] = _mm256_shuffle_ps(a[i + k], a[i + k + 2], 0x44);
+      b[i + 2 * k + 1] = _mm256_shuffle_ps(a[i + k], a[i + k + 2], 0xee);
+    }
+  for (int i = 0; i < 4; ++i) {
+    out[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+    out[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+  }
+}
+
 using I = __m256i;
 inline I splat_int(int32_t x) { return _mm256_set1_epi32(x); }
 inline I load_ints(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }

@@ -46,6 +46,15 @@ inline F where_positive(F x, F otherwise) {
 }
 inline uint32_t signs(F x) { return mask(_mm512_cmp_ps_mask(x, splat(0.0f), _CMP_GE_OQ)); }
 
+// out[i][k] = rows[k][i], for kFloats rows.
+inline void transpose(const float* const* rows, F* out) {
+  alignas(64) float x[kFloats];
+  for (int i = 0; i < kFloats; ++i) {
+    for (int k = 0; k < kFloats; ++k) x[k] = rows[k][i];
+    out[i] = load(x);
+  }
+}
+
 using I = __m512i;
 inline I splat_int(int32_t x) { return _mm512_set1_epi32(x); }
 inline I load_ints(const int32_t* p) { return _mm512_loadu_si512(reinterpret_cast<const __m512i*>(p)); }

@@ -32,6 +32,16 @@ inline uint32_t signs(F x) {  // bit i: x[i] >= 0
   return vaddvq_u32(vandq_u32(vcgezq_f32(x), bits));
 }
 
+// out[i][k] = rows[k][i], for kFloats rows.
+inline void transpose(const float* const* rows, F* out) {
+  F a = load(rows[0]), b = load(rows[1]), c = load(rows[2]), d = load(rows[3]);
+  F ab0 = vtrn1q_f32(a, b), ab1 = vtrn2q_f32(a, b), cd0 = vtrn1q_f32(c, d), cd1 = vtrn2q_f32(c, d);
+  out[0] = vcombine_f32(vget_low_f32(ab0), vget_low_f32(cd0));
+  out[1] = vcombine_f32(vget_low_f32(ab1), vget_low_f32(cd1));
+  out[2] = vcombine_f32(vget_high_f32(ab0), vget_high_f32(cd0));
+  out[3] = vcombine_f32(vget_high_f32(ab1), vget_high_f32(cd1));
+}
+
 using I = int32x4_t;
 inline I splat_int(int32_t x) { return vdupq_n_s32(x); }
 inline I load_ints(const int32_t* p) { return vld1q_s32(p); }

@@ -39,6 +39,15 @@ inline uint32_t signs(F x) {  // bit i: x[i] >= 0
   return mask;
 }
 
+// out[i][k] = rows[k][i], for kFloats rows.
+inline void transpose(const float* const* rows, F* out) {
+  alignas(64) float x[kFloats];
+  for (int i = 0; i < kFloats; ++i) {
+    for (int k = 0; k < kFloats; ++k) x[k] = rows[k][i];
+    out[i] = load(x);
+  }
+}
+
 using I = int32_t __attribute__((vector_size(16)));
 inline I splat_int(int32_t x) { return I{x, x, x, x}; }
 inline I load_ints(const int32_t* p) {
