@@ -38,7 +38,7 @@ def coverage(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the rows of the report's CSV, and check the other names.")
     ] = False,
-    time_limit: Annotated[float, typer.Option(help="Seconds for one name.", min=1)] = 240,
+    time_limit: Annotated[float, typer.Option(help="Seconds for one name.", min=1)] = 600,
 ) -> None:
     """Check that architectures convert: one line for each that falls short, and a summary by property.
 

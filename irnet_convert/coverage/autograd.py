@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from irnet_convert.graph.example import Example, example_of, small_detection_images
-from irnet_convert.graph.nodes import TARGETS
+from irnet_convert.graph.nodes import is_layer, weight_of
 
 #: Backward nodes of operators that contract an input with a weight.
 _CONTRACTIONS = ("Convolution", "SlowConv", "ConvDepthwise", "Addmm", "Mm", "Bmm", "Baddbmm", "Linear",
@@ -147,9 +147,9 @@ def run(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     args, leaves = _fed(example.to(device))
     weights = {
-        id(m.weight): path
+        id(weight): path
         for path, m in reversed(list(model.named_modules()))
-        if isinstance(m, TARGETS) and isinstance(getattr(m, "weight", None), Tensor)
+        if is_layer(m) and (weight := weight_of(m)) is not None
     }
     model.train(training)
     with warnings.catch_warnings(), small_detection_images(model), torch.set_grad_enabled(graph):

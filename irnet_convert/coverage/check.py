@@ -109,7 +109,7 @@ def _measure(row: Row, original: nn.Module) -> None:
 
 def _check_instance(row: Row) -> None:
     instance = BY_NAME[row.name]
-    for number, reason in check_instance(instance):
+    for number, reason in check_instance(instance, by_value_only=True):
         row.falls_short(number, f"small instance: {reason}")
     if not needs_values(row.name):  # a detector is recorded with real activations, which count
         model = instance.build()

@@ -58,7 +58,8 @@ def expected_output(
         layer: a binary layer.
         x: its input.
         zero_pad: zeros around the signs, as for ``F.pad``.
-        how: ``bias`` in place of the layer's own; ``output_size`` of a transposed convolution.
+        how: ``bias`` in place of the layer's own; ``output_size`` of a transposed convolution; ``rows`` of a
+            packed projection.
     """
     a = x.double()
     if layer.act_bits == 1:
@@ -70,6 +71,9 @@ def expected_output(
     bias = layer.bias if given is True else given
     bias = None if bias is None else bias.detach().double()
     conv: Any = layer
+    if isinstance(layer, nn.MultiheadAttention):
+        rows = how.get("rows") or slice(None)
+        return F.linear(a, weight[rows], None if bias is None else bias[rows])
     if isinstance(layer, nn.Linear):
         return F.linear(a, weight, bias)
     if isinstance(layer, _ConvTransposeNd):

@@ -23,7 +23,7 @@ import torch
 from irnet_convert.coverage.rows import Row
 
 #: Seconds that one name may take.
-TIME_LIMIT = 240.0
+TIME_LIMIT = 600.0
 
 #: Bytes that a worker may have held at its peak before another one takes over.
 RECYCLE_ABOVE = 2 * 2**30

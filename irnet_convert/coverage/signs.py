@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from irnet_convert.coverage.autograd import producers
+from irnet_convert.coverage.autograd import is_contraction, producers
 
 _NON_NEGATIVE = ("Relu", "Sigmoid", "Hardsigmoid", "Softmax", "Abs", "Exp", "Softplus", "Sqrt", "Rsqrt")
 
@@ -58,3 +58,14 @@ def _clamped(node: Any, kind: str) -> bool:
     low = {"Hardtanh": "_saved_min_val", "Clamp": "_saved_min", "ClampMin": "_saved_min"}.get(kind)
     value = getattr(node, low, None) if low else None
     return isinstance(value, int | float) and value >= 0
+
+
+def is_pooled(node: Any, limit: int = 12) -> bool:
+    """Whether a maximum over windows lies on the way up to the nearest contraction, by first arguments."""
+    for _ in range(limit):
+        if node is None or is_contraction(node):
+            return False
+        if "MaxPool" in node.name():
+            return True
+        node = next(producers(node), None)
+    return False

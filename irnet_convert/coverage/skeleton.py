@@ -17,7 +17,7 @@ from irnet_convert.coverage.autograd import tensors_of
 from irnet_convert.errors import PolicyError
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.traced import install, trace
-from irnet_convert.layers import BinaryLayer
+from irnet_convert.layers import BinaryLayer, SignedAttention
 
 
 class Dense:
@@ -53,7 +53,10 @@ def skeleton(original: nn.Module, example_input: Any, policy: str = "irnet") -> 
         return None
     for decision in plan_of(model).binarized:
         layer = dense[decision.path]
-        vars(layer)["forward"] = Dense(layer)
+        if isinstance(layer, nn.MultiheadAttention):
+            layer = SignedAttention.of(layer, sign=None)
+        else:
+            vars(layer)["forward"] = Dense(layer)
         for path in (decision.path, *decision.aliases):
             parent, _, name = path.rpartition(".")
             model.get_submodule(parent)._modules[name] = layer

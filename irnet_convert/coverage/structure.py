@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 
 from irnet_convert.coverage.autograd import Run
 from irnet_convert.coverage.signs import never_negative
-from irnet_convert.graph.nodes import TARGETS
+from irnet_convert.graph.nodes import is_layer
 from irnet_convert.graph.plan import Plan
 from irnet_convert.layers import BinaryLayer, binary_layers
 
@@ -31,7 +31,7 @@ def decisions(original: nn.Module, student: nn.Module, plan: Plan) -> Iterator[s
     """
     paths: dict[nn.Module, list[str]] = {}
     for path, module in original.named_modules(remove_duplicate=False):
-        if isinstance(module, TARGETS):
+        if is_layer(module):
             paths.setdefault(module, []).append(path)
     wanted = {found[0]: found for found in paths.values()}
     counts = Counter(d.path for d in plan.decisions)
@@ -160,7 +160,8 @@ class Calls:
             return note
 
         handles = [
-            layer.register_forward_pre_hook(noting(path, layer)) for path, layer in self._layers.items()
+            layer.operator.register_forward_pre_hook(noting(path, layer))
+            for path, layer in self._layers.items()
         ]
         try:
             yield

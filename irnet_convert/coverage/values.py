@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from irnet_convert.coverage.autograd import tensors_of
 from irnet_convert.coverage.reference import expected_output, weight_problem
+from irnet_convert.coverage.signs import is_pooled
 from irnet_convert.layers import BinaryLayer, binary_layers
 
 
@@ -91,20 +92,23 @@ class _Watched:
             problem = weight_problem(layer)
             if problem:
                 self.wrong[path] = problem
-            self._handles.append(layer.register_forward_hook(self._comparing(path), with_kwargs=True))
+            hook = self._comparing(path, layer)
+            self._handles.append(layer.operator.register_forward_hook(hook, with_kwargs=True))
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _comparing(self, path: str) -> Any:
+    def _comparing(self, path: str, layer: BinaryLayer) -> Any:
         def compare(
-            layer: BinaryLayer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+            operator: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> None:
             self.called.add(path)
-            if (args[0] < 0).any():
+            # A maximum over a window can be negative, and on few small images may never be.
+            if (args[0] < 0).any() or is_pooled(args[0].grad_fn):
                 self.negative.add(path)
-            given = dict(zip(("input", "zero_pad"), args, strict=False)) | kwargs
+            names = ("input", "zero_pad" if operator is layer else "rows")
+            given = dict(zip(names, args, strict=False)) | kwargs
             with torch.no_grad():
                 want = expected_output(layer, given.pop("input"), **given)
             # Sums of ±1 are exact; a scale and a bias round.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from irnet_convert.convert import plan_of
 from irnet_convert.coverage import structure
 from irnet_convert.coverage.autograd import run
-from irnet_convert.coverage.signs import never_negative
+from irnet_convert.coverage.signs import is_pooled, never_negative
 from irnet_convert.graph.example import Example
 from irnet_convert.graph.plan import Plan
 
@@ -226,3 +226,10 @@ X = torch.randn(2, 4, 6, 6, requires_grad=True)
 )
 def test_signs_by_autograd(value: object, certain: bool) -> None:
     assert never_negative(value().grad_fn) == certain  # type: ignore[operator]
+
+
+def test_a_maximum_over_windows_is_seen() -> None:
+    pooled = nn.functional.max_pool2d(X, 3, 1, 1)
+    assert is_pooled(nn.functional.hardtanh(pooled).grad_fn)
+    assert not is_pooled(nn.functional.hardtanh(X * 2).grad_fn)
+    assert not is_pooled(nn.functional.conv2d(pooled, torch.ones(3, 4, 1, 1)).relu().grad_fn)
