@@ -39,7 +39,8 @@ class Pool {
     work();
     // Every range is taken; those that took one and have not finished are counted in state_.
     state_.fetch_and(~kOpen, std::memory_order_acq_rel);
-    while (state_.load(std::memory_order_acquire) != 0) relax();
+    for (int spins = 0; state_.load(std::memory_order_acquire) != 0; ++spins)
+      spins < kSpins ? relax() : std::this_thread::yield();  // its processor may be wanted by them
     busy_.store(false, std::memory_order_release);
   }
 
