@@ -109,6 +109,8 @@ def _subject(request: Request, folder: Path, progress: Callable[[str], None]) ->
     student, name, kwargs = _binarized(request)
     progress("packing")
     packed = pack(student, example_input=_example(request), real_dtype=getattr(torch, request.real_dtype))
+    if "input_size" not in packed.source and len(packed.network.inputs) == 1:
+        packed.source["input_size"] = _recorded_size(student)
     file = folder / "packed.safetensors"
     save_packed(packed, file)
     return _Subject(packed=packed, file=file, dense_name=name, dense_kwargs=kwargs)
@@ -144,6 +146,14 @@ def _fill_statistics(model: nn.Module) -> None:
             if module.affine:
                 nn.init.normal_(module.weight)
                 nn.init.normal_(module.bias)
+
+
+def _recorded_size(student: nn.Module) -> list[int]:
+    """The size of one image that the model was converted with."""
+    import irnet_convert
+
+    example = irnet_convert.plan_of(student).example or {}
+    return [int(size) for each in example.get("inputs", [])[:1] for size in each["shape"][1:]]
 
 
 def _image_size(request: Request, packed: PackedModel) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
@@ -107,15 +108,15 @@ class StepTable:
     limit: float
 
     def __rich__(self) -> Table:
-        table = Table(title="steps")
-        for name in ("step", "layer", "output", "µs", "GMAC/s", "of the limit"):
-            table.add_column(name, justify="left" if name in ("step", "layer") else "right")
+        table = Table(box=SIMPLE)
+        for name in ("step", "layer", "output", "µs", "GMAC/s", "limit"):
+            table.add_column(name, justify="left" if name in ("step", "layer") else "right", no_wrap=True)
         for one in self.steps:
             rate = one.macs / one.seconds if one.seconds else 0.0
             binary = one.kind.startswith("binary") and self.limit
             table.add_row(
-                one.kind, one.name, "×".join(map(str, one.shape)), f"{one.seconds * 1e6:.1f}",
-                f"{rate / 1e9:.1f}" if one.macs else "", f"{rate / self.limit:.0%}" if binary else "",
+                one.kind, one.name, "×".join(map(str, one.shape[1:])), f"{one.seconds * 1e6:.0f}",
+                f"{rate / 1e9:.0f}" if one.macs else "", f"{rate / self.limit:.0%}" if binary else "",
             )  # fmt: skip
         return table
 
