@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -122,6 +124,7 @@ class _Worker:
 def _work(check: Callable[[str], Row], pipe: Connection[Any, Any]) -> None:
     """A worker's life: names in, rows out, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     pipe.send(None)
     while True:
@@ -130,6 +133,14 @@ def _work(check: Callable[[str], Row], pipe: Connection[Any, Any]) -> None:
             pipe.send((row, _peak_bytes()))
         except (EOFError, OSError):
             return
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot stop its workers, and the name in work may take minutes more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _peak_bytes() -> int:

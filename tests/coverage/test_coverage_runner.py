@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
 from check_doubles import check
 
 from irnet_convert.coverage.runner import run_checks
@@ -29,3 +34,30 @@ def test_leaving_early_ends_the_workers() -> None:
     rows = run_checks(["a", "hangs"], check, jobs=2)
     assert next(rows).name == "a"
     rows.close()  # would wait for the child if it were still alive
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from check_doubles import check
+from irnet_convert.coverage.runner import run_checks
+if __name__ == "__main__":
+    for row in run_checks(["a", "hangs"], check, jobs=2):
+        print(row.name, flush=True)
+"""
+    script = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "a\n"
+        workers = [p for p in psutil.Process(parent.pid).children(recursive=True) if p.is_running()]
+        assert workers
+        parent.kill()
+    gone, alive = psutil.wait_procs(workers, timeout=20)
+    assert gone
+    assert not alive
