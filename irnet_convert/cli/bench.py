@@ -39,6 +39,7 @@ class Request:
     fresh: bool = True
     seconds: float = 10.0
     real_dtype: str = "float32"
+    stem_bits: int | None = None
     input_size: str | None = None
     kwargs: str = "{}"
 
@@ -108,7 +109,10 @@ def _subject(request: Request, folder: Path, progress: Callable[[str], None]) ->
     progress(f"building {request.name}")
     student, name, kwargs = _binarized(request)
     progress("packing")
-    packed = pack(student, example_input=_example(request), real_dtype=getattr(torch, request.real_dtype))
+    packed = pack(
+        student, example_input=_example(request), real_dtype=getattr(torch, request.real_dtype),
+        stem_bits=request.stem_bits,
+    )  # fmt: skip
     if "input_size" not in packed.source and len(packed.network.inputs) == 1:
         packed.source["input_size"] = _recorded_size(student)
     file = folder / "packed.safetensors"

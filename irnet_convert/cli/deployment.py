@@ -13,6 +13,11 @@ from irnet_convert.errors import ArgumentError, UnknownNameError, nearest
 
 _REAL = ("float32", "float16", "bfloat16")
 
+StemBits = Annotated[
+    int | None,
+    typer.Option("--stem-bits", help="8 or 16: the first layer on integers; real unless given."),
+]
+
 
 def pack(
     run_dir: Annotated[
@@ -29,6 +34,7 @@ def pack(
     real_dtype: Annotated[
         str, typer.Option("--real-dtype", help="How real weights are stored: float32, float16 or bfloat16.")
     ] = "float32",
+    stem_bits: StemBits = None,
 ) -> None:
     """Pack a finished run's network: one bit a weight on disk, XNOR and popcount when it runs.
 
@@ -57,7 +63,9 @@ def pack(
     images = recipe.transforms
     with out.status("packing"):
         example = torch.zeros(1, *images.input_size)
-        packed = packed_of(model, example_input=example, real_dtype=getattr(torch, real_dtype))
+        packed = packed_of(
+            model, example_input=example, real_dtype=getattr(torch, real_dtype), stem_bits=stem_bits
+        )
         packed.source.update(
             name=recipe.model.name, model_kwargs=json.dumps(recipe.model.kwargs),
             input_size=list(images.input_size), mean=list(images.mean), std=list(images.std),
@@ -103,6 +111,7 @@ def bench(
     real_dtype: Annotated[
         str, typer.Option("--real-dtype", help="Of a MODEL's real weights: float32, float16 or bfloat16.")
     ] = "float32",
+    stem_bits: StemBits = None,
     input_size: InputSize = None,
     kwargs: Annotated[
         str, typer.Option("--model-kwargs", help='Arguments of the model as JSON: {"num_classes": 10}.')
@@ -123,7 +132,7 @@ def bench(
     request = Request(
         name=name, against=[a for a in against.split(",") if a], threads=threads, batch=batch, layers=layers,
         fresh=fresh, seconds=seconds, real_dtype=real_dtype, input_size=input_size, kwargs=kwargs,
-        chart=chart,
+        chart=chart, stem_bits=stem_bits,
     )  # fmt: skip
     with out.status("starting") as status:
         found = run(request, status.update)

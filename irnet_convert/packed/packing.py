@@ -13,10 +13,15 @@ from irnet_convert.packed.capture import FREEDOMS, capture, prepare
 from irnet_convert.packed.emit import REAL_DTYPES
 from irnet_convert.packed.fuse import Fused, fuse
 from irnet_convert.packed.model import PackedModel
+from irnet_convert.packed.stem import with_integer_stem
 
 
 def pack(
-    model: nn.Module, *, example_input: Any = None, real_dtype: torch.dtype = torch.float32
+    model: nn.Module,
+    *,
+    example_input: Any = None,
+    real_dtype: torch.dtype = torch.float32,
+    stem_bits: int | None = None,
 ) -> PackedModel:
     """Pack a binarized model for inference: one bit a weight, fused steps, native kernels.
 
@@ -30,13 +35,16 @@ def pack(
             ``pretrained_cfg`` or torchvision say. Batch, height and width stay free where the model allows.
         real_dtype: how real weights are stored: torch.float32, torch.float16 or torch.bfloat16. They are
             computed with in float32.
+        stem_bits: 8 or 16 quantises the first layers: their weights now, each image at the call by its own
+            maximum. None leaves them real.
 
     Returns:
         A module for inference on the CPU.
 
     Raises:
-        PackError: the model has no binary layer, cannot be exported, or calls what a packed network may not.
-        ArgumentError: another ``real_dtype``.
+        PackError: the model has no binary layer, cannot be exported, or calls what a packed network may not;
+            or its first layers cannot be quantised.
+        ArgumentError: another ``real_dtype`` or ``stem_bits``.
         RecordError: there is no example input.
     """
     _check(model, real_dtype)
@@ -44,7 +52,8 @@ def pack(
     twin, notes = prepare(model)
     fused = _fused(twin, args, kwargs, real_dtype)
     source = {"model": type(model).__name__, "notes": notes, **_description(model)}
-    return PackedModel(fused.network, fused.programs, fused.blobs, fused.constants, source)
+    packed = PackedModel(fused.network, fused.programs, fused.blobs, fused.constants, source)
+    return packed if stem_bits is None else with_integer_stem(packed, stem_bits)
 
 
 def _check(model: nn.Module, real_dtype: torch.dtype) -> None:
