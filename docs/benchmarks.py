@@ -103,6 +103,17 @@ def isa_rows(seconds: float) -> list[list[str]]:
     return rows
 
 
+def stem_rows(seconds: float) -> list[list[str]]:
+    """ResNet-18 with its first layer real, and on integers."""
+    rows = []
+    for bits in ("", "16", "8"):
+        options = ("--stem-bits", bits) if bits else ()
+        ours, theirs = bench("timm/resnet18", "--no-fresh", *options, seconds=seconds)["timings"]
+        name = f"int{bits}" if bits else "float32"
+        rows.append([name, f"{ours['median'] * 1e3:.3g}", f"{theirs['ratio']:.2f}×"])
+    return rows
+
+
 def scaling_rows(seconds: float) -> list[list[str]]:
     """More threads, larger batches, per image."""
     rows, base = [], None
@@ -151,6 +162,8 @@ def main() -> None:
         + table(["layer", "packed, ms", "nn.Conv2d, ms", "packed is"], layer_rows(seconds / 4)),
         "### ResNet-18 by instruction set, one thread, against PyTorch eager\n\n"
         + table(["kernels", "ms", "packed is"], isa_rows(seconds)),
+        "### ResNet-18 by its first layer, one thread, against PyTorch eager\n\n"
+        + table(["first layer", "ms", "packed is"], stem_rows(seconds)),
         "### ResNet-18 by threads and batch\n\n"
         + table(["threads", "batch", "ms an image", "against 1, 1"], scaling_rows(seconds / 2)),
         "### ResNet-18 on disk\n\n" + table(["real weights", "file"], size_rows()),

@@ -100,7 +100,7 @@ def quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         bits: 8 or 16.
 
     Returns:
-        Integers of the shape of ``weight``, int8 or int16, and float32 factors (O,); weight ≈ integers·factor.
+        Integers of the shape of ``weight``, int8 or int16, and factors (O,), float32; weight ≈ their product.
         A row's absolute sum stays below 2^31 / 2^(bits−1), so that no sum of products leaves int32.
     """
     rows = weight.double().flatten(1)
