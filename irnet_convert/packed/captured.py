@@ -14,10 +14,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from irnet_convert.binary import sign
 from irnet_convert.errors import PackError
-from irnet_convert.layers import BinaryConv2d, BinaryLayer, BinaryLinear
+from irnet_convert.layers import BinaryConv2d, BinaryLayer, BinaryLinear, BinaryMultiheadAttention
 from irnet_convert.packed.bits import pack_bits
 from irnet_convert.packed.shapes import conv_padding
 
@@ -54,6 +55,14 @@ torch.library.register_fake("irnet_convert::captured_conv", _fake_conv, lib=_lib
 torch.library.register_fake("irnet_convert::captured_linear", _fake_linear, lib=_library)
 
 
+#: timm's convolutions that compute their padding from the image: module and name of the class.
+_REAL_SAME = {
+    ("timm.layers.conv2d_same", "Conv2dSame"),
+    ("timm.layers.std_conv", "StdConv2dSame"),
+    ("timm.layers.std_conv", "ScaledStdConv2dSame"),
+}
+
+
 def capture_layers(model: nn.Module) -> list[str]:
     """Give each binary layer of a model its captured forward.
 
@@ -68,6 +77,10 @@ def capture_layers(model: nn.Module) -> list[str]:
     """
     notes = []
     for name, layer in model.named_modules():
+        kind = (type(layer).__module__, type(layer).__name__)
+        if kind in _REAL_SAME and getattr(layer, "same_pad", True):
+            same: Any = layer
+            same.forward = _RealSame(layer)
         if not isinstance(layer, BinaryLayer):
             continue
         scaled = layer._scaled_weight(layer.ede).detach()
@@ -77,10 +90,10 @@ def capture_layers(model: nn.Module) -> list[str]:
                 expected="finite latent weights and scales",
                 mend="train again from a checkpoint before they diverged",
             )
-        instance: Any = layer  # its class's forward stays what it is
+        instance: Any = layer.operator  # its class's forward stays what it is
         if isinstance(layer, BinaryConv2d):
             instance.forward = _CapturedConv(layer, name, scaled)
-        elif isinstance(layer, BinaryLinear):
+        elif isinstance(layer, BinaryLinear | BinaryMultiheadAttention):
             instance.forward = _CapturedLinear(layer, name, scaled)
         else:
             instance.forward = _Spelled(layer, scaled)
@@ -141,19 +154,55 @@ class _CapturedConv(_Captured):
         return [a + b for a, b in zip(own, extra, strict=True)]
 
 
+class _RealSame:
+    """A real convolution with SAME padding as one operator: spelled out, the image's size enters it."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer, self.shape = layer, list(layer.weight.shape)
+        # The weight as the layer convolves with it: standardised and scaled, if it is of such a kind.
+        with _WeightSeen() as seen:
+            layer(torch.zeros(1, layer.in_channels, 1, 1))
+        layer.register_buffer("packed_weight", seen.weight)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        layer: Any = self.layer
+        y = captured_conv(
+            input, layer.packed_weight, self.shape, list(layer.stride), SAME, "zeros", list(layer.dilation),
+            layer.groups, False,
+        )  # fmt: skip
+        return y if layer.bias is None else y + layer.bias.reshape(-1, 1, 1)
+
+
+class _WeightSeen(TorchFunctionMode):
+    """Notes the weight that F.conv2d is called with."""
+
+    weight: Tensor
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.conv2d:
+            self.weight = args[1].detach().clone()
+        return func(*args, **(kwargs or {}))
+
+
 class _CapturedLinear(_Captured):
     def __call__(
         self,
         input: Tensor,
         zero_pad: Sequence[Any] | None = None,
         bias: Tensor | Literal[True] | None = True,
+        *,
+        rows: slice | None = None,
     ) -> Tensor:
         if zero_pad is not None and any(zero_pad):
             raise self.refuse(f"zero_pad {list(zero_pad)}")
         y = captured_linear(input, self.layer.packed_weight, self.shape, self.signed)
         y = y * self.layer.packed_scale
         bias = self.layer.bias if bias is True else bias
-        return y if bias is None else y + bias
+        y = y if bias is None else y + bias
+        # Rows of an attention's packed projection: the others are computed too, from the same bits.
+        return y if rows is None else y[..., rows]
 
 
 class _Spelled:

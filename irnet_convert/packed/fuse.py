@@ -98,7 +98,9 @@ class _Assembling:
             item: Any = node.args[1]
             self.place[node] = net.NodeArg(node=above.node, item=item)
             return
-        name = name_of(node.target)
+        # What was a view of the recorded memory layout need not be one of another's; the values are the same.
+        as_view = node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+        name = "aten.reshape.default" if as_view else name_of(node.target)
         if name is None:
             raise PackError(
                 f"the model calls {node.target} in a part that cannot be fused",

@@ -60,8 +60,10 @@ def _captured_conv(low: Lowering, node: fx.Node) -> Piece | None:
 
 
 def _bits(low: Lowering, node: fx.Node, shape: Any) -> Weight:
+    """The weight of a captured layer: packed, but for a real layer with SAME padding."""
     name = low.flow.names[node].removesuffix("packed_weight") + "weight"
-    return Weight(name=name, tensor=low.flow.tensors[node], shape=tuple(shape), bits=True)
+    tensor = low.flow.tensors[node]
+    return Weight(name=name, tensor=tensor, shape=tuple(shape), bits=tensor.dtype == torch.uint8)
 
 
 def _rows(low: Lowering, x: fx.Node, step: type, weight: Weight, post: tuple[Any, ...]) -> Piece:

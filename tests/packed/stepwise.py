@@ -54,7 +54,8 @@ class Truth(fx.Interpreter):
             rule: Any = tuple(padding) or "same"
             amounts = conv_padding(rule, x.shape[2:], shape[2:], stride, dilation)
             x = F.pad(x, amounts, mode="constant" if mode == "zeros" else mode)
-            return F.conv2d(x, unpack_bits(bits, tuple(shape)), None, stride, 0, dilation, groups)
+            weight = unpack_bits(bits, tuple(shape)) if bits.dtype == torch.uint8 else bits
+            return F.conv2d(x, weight, None, stride, 0, dilation, groups)
         if target is captured.captured_linear:
             x, bits, shape, signed = args
             return F.linear(sign(x) if signed else x, unpack_bits(bits, tuple(shape)))

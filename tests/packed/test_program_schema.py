@@ -176,7 +176,8 @@ def test_the_order_of_bits() -> None:
 def base_blob() -> tuple[Any, dict[str, torch.Tensor]]:
     program = parse_program(json.dumps(BASE))
     tensors = {
-        "w": pack_bits(torch.randn(6, 5, 3, 3)), "fc": torch.randn(2, 6), **dict.fromkeys("sb", torch.randn(6)),
+        "w": pack_bits(torch.randn(6, 5, 3, 3)), "fc": torch.randn(2, 6),
+        "s": torch.randn(6), "b": torch.randn(6),
     }  # fmt: skip
     return program, tensors
 
