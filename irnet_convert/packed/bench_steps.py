@@ -108,7 +108,11 @@ def _region(program: Program, plan: engine.Plan, inputs: list[Tensor]) -> list[S
 
 def _name(program: Program, step: Any) -> str:
     weighted = isinstance(step, BinaryConv | BinaryLinear | Conv | Linear)
-    return program.constants[step.weight].name.removesuffix(".weight") if weighted else ""
+    return (
+        program.constants[step.weight].name.removesuffix(".levels").removesuffix(".weight")
+        if weighted
+        else ""
+    )
 
 
 def _macs(program: Program, step: Any, shape: tuple[int, ...]) -> int:
