@@ -31,24 +31,34 @@ struct Tile {
   }
 };
 
-template <class M, int V, class C>
-inline void finish_pixel(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int pixel) {
-  const int32_t* bias = t.bias[pixel];
-  const Place& to = t.to[pixel];
-  constexpr int kAll = V * M::kLanes / kFloats, R = kAll < kWide ? kAll : kWide;
-  for (int64_t done = 0; done < block.count; done += R * kFloats) {
+// Channels [done, block.count) of a pixel: R vectors at a time, then fewer, so that few go one by one.
+template <class M, int R, class C>
+inline void finish_channels(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int pixel,
+                            int64_t done) {
+  constexpr bool kHalves = R > 1 && R / 2 * kFloats % Bits::kUnitBits == 0;
+  for (; done < block.count; done += R * kFloats) {
+    int64_t left = block.count - done;
+    if constexpr (kHalves) {
+      if (left < R * kFloats) return finish_channels<M, R / 2>(job, block, counts, t, pixel, done);
+    }
     F r[R];
     for (int i = 0; i < R; ++i) {
+      const C* from = counts + done + i * kFloats;
       if constexpr (M::kCounts)
-        r[i] = M::finish(counts + done + i * kFloats, bias + block.channel + done + i * kFloats);
+        r[i] = M::finish(from, t.bias[pixel] + block.channel + done + i * kFloats);
       else if constexpr (std::is_same_v<M, Ints>)
-        r[i] = mul(to_floats(load_ints(counts + done + i * kFloats)), splat(t.scale[pixel]));
+        r[i] = mul(to_floats(load_ints(from)), splat(t.scale[pixel]));
       else
-        r[i] = load(counts + done + i * kFloats);
+        r[i] = load(from);
     }
-    int64_t left = block.count - done;
-    finish(job.epilogue, to, r, block.channel + done, left < R * kFloats ? int(left) : R * kFloats);
+    finish(job.epilogue, t.to[pixel], r, block.channel + done, left < R * kFloats ? int(left) : R * kFloats);
   }
+}
+
+template <class M, int V, class C>
+inline void finish_pixel(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int pixel) {
+  constexpr int kAll = V * M::kLanes / kFloats;
+  finish_channels<M, (kAll < kWide ? kAll : kWide)>(job, block, counts, t, pixel, 0);
 }
 
 // Longer sums than 16 bits hold, epoch by epoch.

@@ -42,7 +42,7 @@ IRN_API int irn_plan_create(const int64_t* code, size_t n, const uint8_t* blob, 
                             irn_plan** plan, char* err, size_t err_size);
 IRN_API void irn_plan_free(irn_plan* plan);
 
-/* Bytes that the plan holds: its weights, tables and idle workspaces. */
+/* Bytes of the plan's weights and tables; workspaces come on top. */
 IRN_API size_t irn_plan_bytes(const irn_plan* plan);
 
 /* Fills in rank, shape of every output (and contiguous strides) for inputs of these shapes. */

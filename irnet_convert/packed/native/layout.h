@@ -65,4 +65,7 @@ std::unique_ptr<Layout> lay_out(const Program& program, const std::vector<Prepar
 View strides_of(const Tensor& tensor, const Sizes& sizes);  // no base
 View view_of(const Tensor& tensor, const Sizes& sizes, uint8_t* workspace);
 
+// Writes the border of a tensor whose inside is written; border.cpp.
+void fill_border(const Tensor& tensor, const Sizes& sizes, uint8_t* workspace);
+
 }  // namespace irn

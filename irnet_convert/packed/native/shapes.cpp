@@ -55,7 +55,7 @@ Shape concat(const Step& s, const std::vector<Shape>& shapes, bool rows) {
   return out;
 }
 
-Shape shape_of(const Program& program, const Step& s, const std::vector<Shape>& shapes, const Value& value) {
+Shape shape_of(const Step& s, const std::vector<Shape>& shapes, const Value& value) {
   if (s.kind == Kind::kConcat) return concat(s, shapes, value.rows);
   Shape x = shapes[size_t(s.inputs[0])];
   if (is_linear(s.kind)) x.back() = value.channels;
@@ -74,7 +74,6 @@ Shape shape_of(const Program& program, const Step& s, const std::vector<Shape>& 
   }
   if (s.kind == Kind::kSubsample)
     return {x[0], value.channels, ceil_div(x[2], s.stride[0]), ceil_div(x[3], s.stride[1])};
-  (void)program;
   return x;
 }
 
@@ -104,7 +103,7 @@ std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>
   }
   for (size_t i = 0; i < program.steps.size(); ++i) {
     const Step& s = program.steps[i];
-    Shape shape = check_size(shape_of(program, s, shapes, program.values[program.inputs + i]));
+    Shape shape = check_size(shape_of(s, shapes, program.values[program.inputs + i]));
     for (const Post& p : s.post)
       if (p.kind == PostKind::kAdd && shapes[size_t(p.a)] != shape)
         refuse("step " + std::to_string(i) + " adds " + show(shapes[size_t(p.a)]) + " to " + show(shape));
