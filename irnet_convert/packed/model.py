@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -118,6 +119,16 @@ class PackedModel(nn.Module):
             return new if new.dtype == tensor.dtype else tensor.to(new.device)
 
         return super()._apply(only_moved, recurse)
+
+    def __del__(self) -> None:
+        # The engine keeps each program's plan, with its own copy of the weights, beside the blob.
+        native = sys.modules.get("irnet_convert.packed.engine")
+        body = self.__dict__.get("_modules", {}).get("body")
+        if native is None or body is None:
+            return
+        for buffer in body.buffers():
+            if type(buffer) is Tensor and buffer.dtype == torch.uint8 and buffer.device.type == "cpu":
+                native.forget(buffer)
 
     # -- inputs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -140,6 +141,18 @@ def test_copies_and_casts(packed: PackedModel) -> None:
     assert torch.equal(twin.half()(x), want)
     assert torch.equal(twin.double()(x), want)
     assert torch.equal(twin.to("cpu")(x), want)
+
+
+def test_plans_go_with_their_network(packed: PackedModel) -> None:
+    engine = ops.engine()
+    before = set(engine._plans)
+    twin = copy.deepcopy(packed)
+    twin(torch.randn(1, 3, 8, 8))
+    added = set(engine._plans) - before
+    assert len(added) == (0 if engine.isa_in_use() == "reference" else len(twin.programs))
+    del twin
+    gc.collect()
+    assert not added & set(engine._plans)
 
 
 def test_torch_compile_and_export(packed: PackedModel) -> None:
