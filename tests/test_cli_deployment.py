@@ -96,6 +96,12 @@ def test_halves_are_smaller(finished: Path, packed: Path, tmp_path: Path) -> Non
     assert (tmp_path / "half.safetensors").stat().st_size < packed.stat().st_size - 1000
 
 
+def test_the_stem_on_integers(finished: Path, tmp_path: Path) -> None:
+    run("pack", finished, tmp_path / "net.safetensors", "--stem-bits", "8")
+    program = irnet_convert.load_packed(tmp_path / "net.safetensors").programs[0]
+    assert [c.dtype for c in program.constants if c.name.startswith("conv1.weight")] == ["i8", "f32", "f32"]
+
+
 def test_other_engines_by_the_name_of_the_file(finished: Path, tmp_path: Path) -> None:
     run("pack", finished, tmp_path / "net.onnx")
     onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"), full_check=True)
@@ -152,6 +158,7 @@ def test_help_teaches(command: str) -> None:
     [
         (["pack", "RUN", "net.pt"], ArgumentError, "net.safetensors"),
         (["pack", "RUN", "net.safetensors", "--real-dtype", "float61"], UnknownNameError, "float16"),
+        (["pack", "RUN", "net.safetensors", "--stem-bits", "4"], ArgumentError, "8 or 16"),
         (["pack", "nowhere", "net.safetensors"], IrnetError, "nowhere"),
         (["pack", "RUN", "nowhere/net.safetensors"], PackedFileError, "writable directory"),
         (["bench", "timm/resnet19"], UnknownNameError, "timm/resnet18"),
