@@ -24,7 +24,7 @@ from irnet_convert.graph.example import Example, example_of
 from irnet_convert.graph.flow import is_barrier
 from irnet_convert.graph.ops import DROP, REARRANGE
 from irnet_convert.graph.plan import Plan
-from irnet_convert.graph.record import TARGETS, Node, Record, record
+from irnet_convert.graph.record import Node, Record, is_layer, record, weight_of
 from irnet_convert.layers import BinaryLayer
 
 #: BOPs that one OP stands for: a 64-bit word holds 64 binary multiply-adds.
@@ -133,9 +133,7 @@ def summarize(model: nn.Module, example_input: Any = None) -> Summary:
     macs, counted = multiply_adds(model, rec)
     batch = _batch(example)
     layers = tuple(
-        _layer(path, layer, macs[path] // batch)
-        for path, layer in model.named_modules()
-        if isinstance(layer, TARGETS)
+        _layer(path, layer, macs[path] // batch) for path, layer in model.named_modules() if is_layer(layer)
     )
     binary = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, BinaryLayer)}
     params = sum(p.numel() for p in model.parameters())
@@ -181,8 +179,8 @@ def multiply_adds(model: nn.Module, rec: Record) -> tuple[Counter[str], set[int]
     """
     modules = dict(model.named_modules())
     names = {id(p): n for n, p in model.named_parameters()}
-    owner_of = {names[id(m.weight)]: path for path, m in modules.items() if isinstance(m, TARGETS)
-                and id(m.weight) in names}  # fmt: skip
+    owner_of = {names[id(w)]: path for path, m in modules.items() if is_layer(m)
+                and id(w := weight_of(m)) in names}  # fmt: skip
     macs: Counter[str] = Counter()
     counted: set[int] = set()
     for node in rec.nodes:
@@ -199,8 +197,8 @@ def multiply_adds(model: nn.Module, rec: Record) -> tuple[Counter[str], set[int]
 
 
 def _layer_macs(layer: nn.Module, rec: Record, node: Node) -> int:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
+    weight = weight_of(layer)
+    assert weight is not None
     if isinstance(layer, _ConvTransposeNd):
         return prod(rec.shapes[node.inputs[0]]) * prod(weight.shape[1:])
     return prod(rec.shapes[node.outputs[0]]) * prod(weight.shape[1:])
@@ -209,7 +207,9 @@ def _layer_macs(layer: nn.Module, rec: Record, node: Node) -> int:
 def _layer(path: str, layer: nn.Module, macs: int) -> LayerSummary:
     binary = isinstance(layer, BinaryLayer)
     act_bits = layer.act_bits if isinstance(layer, BinaryLayer) else 32
-    params = sum(p.numel() for p in layer.parameters())
+    # The output projection below an attention is a layer of its own.
+    alone = not isinstance(layer, nn.MultiheadAttention)
+    params = sum(p.numel() for p in layer.parameters(recurse=alone))
     weights = layer.weight.numel() if binary else 0
     bops = macs if binary and act_bits == 1 else 0
     return LayerSummary(

@@ -55,6 +55,32 @@ def test_before_conversion_everything_is_real() -> None:
     assert before.ops == before.flops
 
 
+class Attention(nn.Module):
+    """Self attention, or three different inputs: the packed weight is applied once, or by thirds."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.attn, self.apart = nn.MultiheadAttention(8, 2, batch_first=True), apart
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn(x, x.flip(1), x * 2)[0] if self.apart else self.attn(x, x, x)[0]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_attention_counts_its_packed_projection_and_no_other(apart: bool) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), Attention(apart), nn.Linear(8, 8)).eval()
+    x = torch.zeros(1, 5, 8)
+    before, after = summarize(model, x), summarize(binarize(model, example_input=x))
+    inputs, out = 5 * 8 * 24, 5 * 8 * 8
+    for summary in (before, after):
+        assert [r.path for r in summary.layers] == ["0", "1.attn", "1.attn.out_proj", "2"]
+        assert [r.flops_fp32 for r in summary.layers] == [out, inputs, out, out]
+    assert [r.bops for r in after.layers] == [0, inputs, out, 0]
+    assert (before.layers[1].params, after.layers[1].params) == (8 * 24 + 24, 8 * 24 + 2 * 24)  # the scale
+    assert after.layers[1].memory_bits == 8 * 24 + 32 * 2 * 24
+    assert after.binary_params == 8 * 24 + 8 * 8
+
+
 def test_resnet18_is_what_the_papers_say() -> None:
     """Bi-Real Net's table: 33.6 Mbit and 1.63e8 OPs for ResNet-18."""
     with torch.device("meta"):

@@ -107,8 +107,7 @@ class _Watched:
             # A maximum over a window can be negative, and on few small images may never be.
             if (args[0] < 0).any() or is_pooled(args[0].grad_fn):
                 self.negative.add(path)
-            names = ("input", "zero_pad" if operator is layer else "rows")
-            given = dict(zip(names, args, strict=False)) | kwargs
+            given = dict(zip(("input", "zero_pad"), args, strict=False)) | kwargs
             with torch.no_grad():
                 want = expected_output(layer, given.pop("input"), **given)
             # Sums of ±1 are exact; a scale and a bias round.

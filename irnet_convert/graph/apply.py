@@ -11,7 +11,7 @@ from torch import nn
 
 from irnet_convert.errors import PolicyError, RewriteError, nearest
 from irnet_convert.graph.plan import Decision, Edit, Plan
-from irnet_convert.graph.record import TARGETS
+from irnet_convert.graph.record import is_layer
 from irnet_convert.graph.rewrites import REWRITES
 from irnet_convert.graph.routed import route
 from irnet_convert.graph.traced import Graphs, UntraceableError, install, trace
@@ -109,6 +109,9 @@ class Editor:
             parent._modules[name] = new
             self._undo.add(lambda p=parent, n=name: p._modules.__setitem__(n, old))
         self._places[new] = self._places.pop(old)
+        for child in new._modules.values():  # an attention's layers have it as their parent now
+            if child in self._places:
+                self._places[child] = [(new if p is old else p, n) for p, n in self._places[child]]
 
     def route(self, owner: str, name: str) -> None:
         """Have an owner's forward call its descendant ``name`` where it applies that one's weight."""
@@ -160,7 +163,7 @@ def _binary_for(layer: nn.Module, decision: Decision) -> nn.Module:
 
 
 def _check_fits(model: nn.Module, plan: Plan) -> None:
-    layers = {path: m for path, m in model.named_modules() if isinstance(m, TARGETS)}
+    layers = {path: m for path, m in model.named_modules() if is_layer(m)}
     for decision in plan.decisions:
         layer = layers.get(decision.path)
         if layer is None or type(layer).__name__ != decision.kind:

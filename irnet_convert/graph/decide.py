@@ -136,7 +136,8 @@ def _decision(survey: Survey, path: str, rule: Rule | None, kept: str | None) ->
     scale = binarize and path in survey.needs_scale and not isinstance(cls, str) and cls.takes_scale
     why = kept or f"{METHODS[rule.method].name} W1A{rule.act_bits}" if rule else kept
     if binarize and (reader := survey.bypassed_by(path)):
-        why = f"{why}, called where {reader} applied its weight"
+        own = reader == (path or "the model")
+        why = f"{why}, packed input projection" if own else f"{why}, called where {reader} applied its weight"
     if scale:
         why = f"{why}, scale per channel: no normalisation follows"
     return Decision(

@@ -7,14 +7,31 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-#: Layers that get a Decision: every convolution, transposed convolution and linear layer.
+#: Layers that a call of is one node: every convolution, transposed convolution and linear layer.
 TARGETS: tuple[type[nn.Module], ...] = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d,
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
     nn.Linear,
 )  # fmt: skip
+
+#: What else may get a Decision: an attention stands for its packed input projection, a parameter of its own.
+LAYERS: tuple[type[nn.Module], ...] = (*TARGETS, nn.MultiheadAttention)
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether the module gets a Decision. An attention does if its three input projections are one weight."""
+    return isinstance(module, TARGETS) or (
+        isinstance(module, nn.MultiheadAttention) and getattr(module, "in_proj_weight", None) is not None
+    )
+
+
+def weight_of(layer: nn.Module) -> Tensor | None:
+    """The weight that a Decision about ``layer`` is about."""
+    name = "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight"
+    found = getattr(layer, name, None)
+    return found if isinstance(found, Tensor) else None
 
 
 @dataclass(frozen=True, kw_only=True)

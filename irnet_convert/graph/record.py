@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from irnet_convert.errors import RecordError
 from irnet_convert.graph.example import Example, small_detection_images
-from irnet_convert.graph.nodes import TARGETS, Frame, Node, Record
+from irnet_convert.graph.nodes import LAYERS, TARGETS, Frame, Node, Record, is_layer, weight_of
 from irnet_convert.graph.recorder import Recorder
 
-__all__ = ["TARGETS", "Frame", "Node", "Record", "meta_twin", "record"]
+__all__ = [
+    "LAYERS", "TARGETS", "Frame", "Node", "Record", "is_layer", "meta_twin", "record", "weight_of",
+]  # fmt: skip
 
 
 def record(model: nn.Module, example: Example, *, training: bool = False) -> Record:

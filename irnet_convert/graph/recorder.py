@@ -12,10 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from irnet_convert.graph.example import Example
-from irnet_convert.graph.nodes import TARGETS, Call, Frame, Node, Record
+from irnet_convert.graph.nodes import TARGETS, Call, Frame, Node, Record, weight_of
+from irnet_convert.layers import InProjection
 
 #: Operators that take only the shape or the type of their second argument.
 _LIKE_SECOND = ("view_as", "reshape_as", "expand_as", "type_as")
+
+#: Operators that split a weight by output channels.
+_ROWS = ("chunk", "split", "split_with_sizes")
 
 #: Operators whose result takes only the shape of its tensor arguments, not their values.
 _SHAPE_ONLY = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
@@ -51,6 +55,13 @@ class Recorder(TorchDispatchMode):
             self.record.paths[first] = (*self.record.paths.get(first, ()), path)
         self.names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
         self.linears = {id(m.weight): p for m, p in self.path_of.items() if isinstance(m, nn.Linear)}
+        self.packed: dict[int, str] = {}  # an attention's input projections, and rows of them
+        self.layers: tuple[type[nn.Module], ...] = (*TARGETS, InProjection)
+        for module, path in list(self.path_of.items()):
+            if isinstance(module, nn.MultiheadAttention) and (weight := weight_of(module)) is not None:
+                self.packed[id(weight)] = path
+            if isinstance(module, InProjection):  # its calls are its attention's
+                self.path_of[module] = self.path_of[module.owner[0]]
         self.stack: list[_OpenCall] = []
         self.inside_layer = False
         self.values: dict[int, int] = {}  # id(tensor) -> its current value
@@ -131,6 +142,8 @@ class Recorder(TorchDispatchMode):
         if self.inside_layer or not self.stack:
             return func(*args, **kwargs)
         op = func._schema.name.split("::")[-1]
+        if op in _ROWS and args and id(args[0]) in self.packed:
+            return self.rows(args[0], func(*args, **kwargs))
         read = tuple(_tensors((args, kwargs)))[: 1 if op in _LIKE_SECOND else None]
         inputs = () if op.startswith(_SHAPE_ONLY) else tuple(self.value_of(t) for t in read)
         result = func(*args, **kwargs)
@@ -148,10 +161,22 @@ class Recorder(TorchDispatchMode):
         return result
 
     def bypassed(self, op: str, read: tuple[Tensor, ...]) -> str | None:
-        """The linear layer whose weight the running forward applies itself, if it is one below it."""
+        """The layer whose weight the running forward applies itself: a linear one below it, or an attention's
+        packed projection.
+        """
         layer = self.linears.get(id(read[1])) if op == "linear" else None
         inside = self.stack[-1].frame.path
+        if op == "linear" and self.packed.get(id(read[1])) == inside:
+            return inside
         return layer if layer is not None and (not inside or layer.startswith(inside + ".")) else None
+
+    def rows(self, weight: Tensor, parts: Any) -> Any:
+        """Take note of what a packed weight was split into; whoever reads a part reads the weight."""
+        for part in _tensors(parts):
+            self.alive.append(part)
+            self.packed[id(part)] = self.packed[id(weight)]
+            self.names[id(part)] = self.names[id(weight)]
+        return parts
 
     # -- modules --------------------------------------------------------------------------------
 
@@ -173,7 +198,7 @@ class Recorder(TorchDispatchMode):
 
     def any_call(self, path: str, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run a module, as one node if it is a target layer, else noting what it does."""
-        if isinstance(module, TARGETS) and self.stack:
+        if isinstance(module, self.layers) and self.stack:
             return self.layer_call(path, call, module, args, kwargs)
         first = None
         if path not in self.record.first_calls:
@@ -183,7 +208,7 @@ class Recorder(TorchDispatchMode):
         ordinal = self.stack[-1].count(f"call {path}") if self.stack else 0
         self.stack.append(_OpenCall(path, ordinal, first))
         try:
-            if isinstance(module, TARGETS):  # the model itself is one layer
+            if isinstance(module, self.layers):  # the model itself is one layer
                 return self.layer_call(path, call, module, args, kwargs)
             return call(module, *args, **kwargs)
         finally:

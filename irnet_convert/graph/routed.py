@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from irnet_convert.graph.attention import attention
 from irnet_convert.layers import BinaryLayer, SignedLayer
+from irnet_convert.layers.attention import attention
 
 
 class RoutedForward:

@@ -13,7 +13,7 @@ from irnet_convert.graph import flow
 from irnet_convert.graph.example import Example, example_of
 from irnet_convert.graph.kind import kind_of
 from irnet_convert.graph.ops import NORMS
-from irnet_convert.graph.record import TARGETS, Record, record
+from irnet_convert.graph.record import LAYERS, Record, is_layer, record, weight_of
 from irnet_convert.graph.traced import Graphs, UntraceableError, trace
 from irnet_convert.policy import LayerInfo
 
@@ -108,7 +108,7 @@ class Survey:
         """Layers whose weight is read outside their own call → what reads it."""
         names = {id(p): n for n, p in self.model.named_parameters()}
         by_name = {names[id(w)]: path for path, layer in self.layers.items()
-                   if id(w := getattr(layer, "weight", None)) in names}  # fmt: skip
+                   if id(w := weight_of(layer)) in names}  # fmt: skip
         found: dict[str, str] = {}
         for rec in self.records:
             for value, name in rec.params.items():
@@ -126,7 +126,7 @@ class Survey:
         """Layers whose weight is another layer's too → that layer."""
         by_weight: dict[int, list[str]] = {}
         for path, layer in self.layers.items():
-            by_weight.setdefault(id(getattr(layer, "weight", layer)), []).append(path)
+            by_weight.setdefault(id(layer if (w := weight_of(layer)) is None else w), []).append(path)
         groups = [paths for paths in by_weight.values() if len(paths) > 1]
         return {path: next(p for p in paths if p != path) for paths in groups for path in paths}
 
@@ -183,7 +183,7 @@ def survey(model: nn.Module, example_input: Any = None) -> Survey:
     """
     example = example_of(model, example_input)
     records = [record(model, example)]
-    layers = {p: m for p, m in model.named_modules() if isinstance(m, TARGETS)}
+    layers = {p: m for p, m in model.named_modules() if is_layer(m)}
     found = Survey(model=model, example=example, records=tuple(records), layers=layers, given=example_input)
     unseen = any(p not in records[0].calls and p not in found.read_elsewhere for p in layers)
     if unseen or flow.leading_nowhere(records[0]):
@@ -203,8 +203,13 @@ def _is_depthwise(layer: nn.Module) -> bool:
 
 
 def _info(layer: Any, paths: tuple[str, ...], positions: frozenset[str], roles: frozenset[str]) -> LayerInfo:
-    kinds = tuple(c.__name__ for c in type(layer).__mro__ if issubclass(c, TARGETS))
+    kinds = tuple(c.__name__ for c in type(layer).__mro__ if issubclass(c, LAYERS))
     linear = isinstance(layer, nn.Linear)
+    if isinstance(layer, nn.MultiheadAttention):
+        return LayerInfo(
+            paths=paths, kinds=kinds, positions=positions, roles=roles, kernel_size=(), groups=1,
+            in_channels=layer.embed_dim, out_channels=3 * layer.embed_dim,
+        )  # fmt: skip
     return LayerInfo(
         paths=paths, kinds=kinds, positions=positions, roles=roles,
         kernel_size=() if linear else tuple(layer.kernel_size),

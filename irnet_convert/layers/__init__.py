@@ -5,6 +5,7 @@ from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from irnet_convert.layers.dense import Sign, SignedLayer
 from irnet_convert.layers.linear import BinaryLinear
 from irnet_convert.layers.model import binary_layers, param_groups, set_progress
+from irnet_convert.layers.multihead import BinaryMultiheadAttention, InProjection, SignedAttention
 from irnet_convert.layers.same import BinaryConv2dSame
 from irnet_convert.layers.scaled_std import BinaryScaledStdConv2d, BinaryScaledStdConv2dSame
 from irnet_convert.layers.std import BinaryStdConv2d, BinaryStdConv2dSame
@@ -25,11 +26,14 @@ __all__ = [
     "BinaryConvTranspose3d",
     "BinaryLayer",
     "BinaryLinear",
+    "BinaryMultiheadAttention",
     "BinaryScaledStdConv2d",
     "BinaryScaledStdConv2dSame",
     "BinaryStdConv2d",
     "BinaryStdConv2dSame",
+    "InProjection",
     "Sign",
+    "SignedAttention",
     "SignedLayer",
     "binary_class_of",
     "binary_layers",

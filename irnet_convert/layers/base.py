@@ -37,11 +37,13 @@ class BinaryLayer(nn.Module):
         t_min: lower bound of the surrogate's schedule.
         t_max: upper bound of the surrogate's schedule.
         takes_scale: False for a family that has a factor per channel of its own.
+        weight_name: the name under which the family's module keeps its latents.
     """
 
     dense_kind: ClassVar[type[nn.Module]]
     takes_scale: ClassVar[bool] = True
     weight_bits: ClassVar[int] = 1
+    weight_name: ClassVar[str] = "weight"
 
     method: str
     act_bits: int
@@ -102,7 +104,7 @@ class BinaryLayer(nn.Module):
     @classmethod
     def fan_in_of(cls, layer: nn.Module) -> int:
         """How many weights make one output channel of ``layer``: what Libra-PB takes its statistics over."""
-        weight = layer.get_parameter("weight")
+        weight = layer.get_parameter(cls.weight_name)
         return weight[0].numel() if len(weight) else 0
 
     @classmethod
@@ -126,6 +128,13 @@ class BinaryLayer(nn.Module):
         self._fill_ede()
 
     # -- the forward pass
+
+    @property
+    def operator(self) -> nn.Module:
+        """The module each of whose calls is one product with the binary weight: the layer itself, unless it
+        does more than that.
+        """
+        return self
 
     def forward(self, input: Tensor, zero_pad: Sequence[int] | None = None, **how: Any) -> Tensor:
         """Sign, then padding, then the layer's own arithmetic on binary weights.
@@ -259,7 +268,7 @@ class BinaryLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        weight = state_dict.get(prefix + "weight")
+        weight = state_dict.get(prefix + self.weight_name)
         # A checkpoint of the dense network has no scale: it follows from the weights in it.
         if (
             self.scale is not None
@@ -305,4 +314,5 @@ class BinaryLayer(nn.Module):
     def extra_repr(self) -> str:
         """The dense layer's, with the bits."""
         scale = ", scale=True" if self.scale is not None else ""
-        return f"{super().extra_repr()}, method={self.method!r}, act_bits={self.act_bits}{scale}"
+        dense = super().extra_repr()
+        return f"{dense}{', ' if dense else ''}method={self.method!r}, act_bits={self.act_bits}{scale}"

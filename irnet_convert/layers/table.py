@@ -18,6 +18,7 @@ from irnet_convert.binary import method as method_of
 from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from irnet_convert.layers.linear import BinaryLinear
+from irnet_convert.layers.multihead import PROJECTION, BinaryMultiheadAttention
 from irnet_convert.layers.same import BinaryConv2dSame
 from irnet_convert.layers.scaled_std import BinaryScaledStdConv2d, BinaryScaledStdConv2dSame
 from irnet_convert.layers.std import BinaryStdConv2d, BinaryStdConv2dSame
@@ -53,6 +54,7 @@ def _table() -> dict[type[nn.Module], type[BinaryLayer]]:
         Linear: BinaryLinear,
         # nn.MultiheadAttention's own; it differs from nn.Linear in nothing that runs.
         NonDynamicallyQuantizableLinear: BinaryLinear,
+        nn.MultiheadAttention: BinaryMultiheadAttention,
         Conv2dSame: BinaryConv2dSame,
         StdConv2d: BinaryStdConv2d,
         StdConv2dSame: BinaryStdConv2dSame,
@@ -88,7 +90,7 @@ def _why_not_known(layer: nn.Module) -> str:
         return "lazy and not initialised yet: run the model once first"
     if parametrize.is_parametrized(layer):
         return "its weight is computed by a parametrization"
-    if isinstance(layer, _ConvNd | nn.Linear):
+    if isinstance(layer, _ConvNd | nn.Linear | nn.MultiheadAttention):
         base = next((cls.__name__ for cls in type(layer).__mro__ if cls in _table()), "_ConvNd")
         return f"an unknown subclass of {base} ({type(layer).__module__}.{kind}): its forward may differ"
     return f"{kind} is not a convolution or linear layer"
@@ -96,8 +98,10 @@ def _why_not_known(layer: nn.Module) -> str:
 
 def _why_not_whole(layer: nn.Module, cls: type[BinaryLayer], min_fan_in: int) -> str | None:
     """Why a layer of a known type cannot be adopted as it stands, or None."""
-    weight = layer._parameters.get("weight")
+    weight = layer._parameters.get(cls.weight_name)
     if weight is None:
+        if getattr(layer, "_qkv_same_embed_dim", True) is False:
+            return "its queries, keys and values have a weight each (kdim, vdim)"
         return "its weight is not a plain parameter (weight_norm, spectral_norm or pruning)"
     if weight.dtype not in _FLOATS:
         return f"its weight has dtype {weight.dtype}"
@@ -111,6 +115,8 @@ def _why_not_whole(layer: nn.Module, cls: type[BinaryLayer], min_fan_in: int) ->
     taken = {"scale", "ede", "method", "act_bits", "progress", "t_min", "t_max"} & (
         vars(layer).keys() | layer._parameters.keys() | layer._buffers.keys() | layer._modules.keys()
     )
+    if cls is BinaryMultiheadAttention and hasattr(layer, PROJECTION):
+        taken |= {PROJECTION}
     if not cls.takes_scale:
         taken -= {"scale"}
     if taken:

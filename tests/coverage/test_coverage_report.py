@@ -16,7 +16,7 @@ from irnet_convert.coverage.memory import conversion_peak
 from irnet_convert.coverage.names import build, family_of, list_names
 from irnet_convert.coverage.page import page
 from irnet_convert.coverage.rows import Problem, Row, append_rows, read_rows
-from irnet_convert.coverage.share import interior_share, kind_of
+from irnet_convert.coverage.share import UNHELD, interior_share, kind_of
 from irnet_convert.errors import ArgumentError, UnknownNameError
 from irnet_convert.graph.survey import survey
 
@@ -96,6 +96,54 @@ def test_share_of_the_interior() -> None:
     assert binary == 64 * 8 * 8 * 9 * 2  # an example of one's own has no batch size: both images count
     assert total - binary == 64 * 8 * 2
     assert list(rest.values()) == [64 * 8 * 2]
+
+
+class Loose(torch.nn.Module):
+    """Weights of 6×8 that no layer holds, applied in so many ways to five places of two samples."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.weight, self.how = torch.nn.Parameter(torch.ones(6, 8)), how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight
+        return {
+            "linear": lambda: torch.nn.functional.linear(x, weight),
+            "matmul": lambda: x @ weight.t(),
+            "einsum": lambda: torch.einsum("...c,oc->...o", x, weight),
+            "einsum, all named": lambda: torch.einsum("nlc,oc->nlo", x, weight),
+            "conv1d": lambda: torch.nn.functional.conv1d(x.mT, weight[..., None]).mT,
+        }[self.how]()
+
+
+@pytest.mark.parametrize("how", ["linear", "matmul", "einsum", "einsum, all named", "conv1d"])
+def test_weights_that_no_layer_holds_are_part_of_the_whole(how: str) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), Loose(how), torch.nn.Linear(6, 6))
+    total, binary, rest = interior_share(survey(net, torch.zeros(2, 5, 8)))
+    assert binary == 2 * 5 * 8 * 8
+    assert rest == {UNHELD: 2 * 5 * 6 * 8}
+    assert total == binary + 2 * 5 * 6 * 8
+
+
+class Projected(torch.nn.Module):
+    def __init__(self, **widths: int) -> None:
+        super().__init__()
+        self.attn = torch.nn.MultiheadAttention(8, 2, batch_first=True, **widths)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        other = x[..., : self.attn.kdim]
+        return self.attn(x, other, other)[0]
+
+
+@pytest.mark.parametrize("width", [8, 4])
+def test_an_attention_s_projections_are_counted(width: int) -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Linear(8, 8), Projected(kdim=width, vdim=width), torch.nn.Linear(8, 8)
+    ).eval()
+    total, binary, _ = interior_share(survey(net, torch.zeros(1, 5, 8)))
+    inputs = 5 * 8 * (8 + 2 * width)
+    assert total == inputs + 5 * 64
+    assert binary == 5 * 64 + (inputs if width == 8 else 0)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from irnet_convert.convert import binarize, plan, plan_of, to_dense
 from irnet_convert.errors import RewriteError
+from irnet_convert.graph.nodes import is_layer, weight_of
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.replay import replay
 from irnet_convert.graph.rewrites import REWRITES
-from irnet_convert.layers import BinaryLayer, binary_layers
+from irnet_convert.layers import binary_layers
 from irnet_convert.policy import Policy, Rule
 
 E = 8
@@ -61,6 +62,14 @@ class Cross(SelfAttention):
         return self.attn(x[:, :2], x, x, attn_mask=torch.zeros(2, x.shape[1]).to(x))[0]
 
 
+class Apart(SelfAttention):
+    """Query, key and value of three different inputs, with weights returned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, weights = self.attn(x[:, :2], x.flip(1), torch.tanh(x))
+        return output + weights.mean()
+
+
 class Clip(nn.Module):
     """Attention by the function alone, with all four projections in layers."""
 
@@ -90,11 +99,13 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
         lambda: ShiftedWindowAttention3d(E, [2, 4, 4], [1, 2, 2], 2, attention_dropout=0.2, dropout=0.2),
         (4, 8, 8, E), {"qkv", "proj"},
     ),
-    "attention": (SelfAttention, (5, E), {"attn.out_proj"}),
+    "attention": (SelfAttention, (5, E), {"attn", "attn.out_proj"}),
+    "attention, no bias": (lambda: SelfAttention(bias=False), (5, E), {"attn", "attn.out_proj"}),
     "attention, all options": (
-        lambda: SelfAttention(add_bias_kv=True, add_zero_attn=True), (5, E), {"attn.out_proj"}
+        lambda: SelfAttention(add_bias_kv=True, add_zero_attn=True), (5, E), {"attn", "attn.out_proj"}
     ),
-    "cross attention": (Cross, (5, E), {"attn.out_proj"}),
+    "cross attention": (Cross, (5, E), {"attn", "attn.out_proj"}),
+    "attention apart": (Apart, (5, E), {"attn", "attn.out_proj"}),
     "clip": (Clip, (5, E), {"q_proj", "k_proj", "v_proj", "c_proj"}),
 }  # fmt: skip
 
@@ -108,8 +119,12 @@ def network(kind: str) -> tuple[nn.Module, Tensor, set[str]]:
         for parameter in model.parameters():
             if parameter.abs().max() < 1e-4:  # initialised to nothing
                 parameter.copy_(torch.randn_like(parameter))
-        for layer in [m for m in model[1].modules() if isinstance(m, nn.Linear)]:
-            layer.weight.copy_(torch.where(torch.arange(layer.in_features) % 2 == 0, 1.0, -1.0))
+        for layer in [m for m in model[1].modules() if is_layer(m)]:
+            weight = weight_of(layer)
+            # Rows that differ, so that one taken for another shows: pairs of signs change places, not counts.
+            columns, rows = torch.arange(weight.shape[1]), torch.arange(weight.shape[0])[:, None]
+            swapped = (columns // 2 + rows) % 3 == 0
+            weight.copy_(torch.where((columns % 2 == 0) ^ swapped, 1.0, -1.0))
     return model, torch.randn(2, *shape), {f"1.{name}" for name in names}
 
 
@@ -129,7 +144,8 @@ def test_with_the_same_weights_the_owner_computes_the_same(kind: str, training: 
     model, x, names = network(kind)
     student: Any = binarize(model, REAL, example_input=x)
     bypassed = {e.target for e in plan_of(student).edits if e.rewrite == "projection"}
-    assert bypassed == names
+    assert bypassed == {name for name in names if not name.startswith("1.attn")}  # it calls its own
+    assert names <= {d.path for d in plan_of(student).binarized}
     model.train(training)
     student.train(training)
     for _, layer in binary_layers(student):
@@ -159,30 +175,36 @@ def test_every_projection_is_called_and_binary(kind: str) -> None:
     student: Any = binarize(model, example_input=x)
     reasons = {d.path: d.reason for d in plan_of(student).binarized}
     assert names <= set(reasons)
-    assert all("applied its weight" in reasons[name] for name in names)
+    own = {"1.attn": "packed input projection"}
+    assert all(own.get(name, "applied its weight") in reasons[name] for name in names)
+    times = {"1.attn": {"cross attention": 2, "attention apart": 3}.get(kind, 1)}
     called: dict[str, int] = {}
 
-    def check(layer: BinaryLayer, args: Any, kwargs: Any, output: Tensor) -> None:
-        name = paths[layer]
+    def check(operator: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        layer, name = at[operator], paths[at[operator]]
         called[name] = called.get(name, 0) + 1
         signs = torch.where(args[0] >= 0, 1.0, -1.0)
         weight = layer.binary_weight() * (1.0 if layer.scale is None else layer.scale[:, None])
-        torch.testing.assert_close(output, F.linear(signs, weight, kwargs.get("bias", layer.bias)))
+        bias, rows = kwargs.get("bias", layer.bias), kwargs.get("rows") or slice(None)
+        torch.testing.assert_close(
+            output, F.linear(signs, weight[rows], bias if bias is None else bias[rows])
+        )
 
     paths = {layer: name for name, layer in binary_layers(student)}
-    for layer in paths:
-        layer.register_forward_hook(check, with_kwargs=True)
+    at = {layer.operator: layer for layer in paths}
+    for operator in at:
+        operator.register_forward_hook(check, with_kwargs=True)
     for training in (True, False):
         student.train(training)
         called.clear()
         student(x).square().sum().backward()
-        assert called == dict.fromkeys(paths.values(), 1)
+        assert called == {path: times.get(path, 1) for path in paths.values()}
     for layer, name in paths.items():
         assert layer.weight.grad.abs().max() > 0, name
     with torch.no_grad():
         called.clear()
         student(x)
-        assert called == dict.fromkeys(paths.values(), 1)
+        assert called == {path: times.get(path, 1) for path in paths.values()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -207,7 +229,7 @@ def test_copies_plans_checkpoints_and_dense_form(kind: str, act_bits: int) -> No
         torch.testing.assert_close(dense(x), want)
 
 
-@pytest.mark.parametrize("kind", ["own", "beit", "swin v2", "attention"])
+@pytest.mark.parametrize("kind", ["own", "beit", "swin v2", "attention", "attention apart"])
 def test_compiled_and_exported(kind: str) -> None:
     model, x, _ = network(kind)
     student: Any = binarize(model, example_input=x)
@@ -226,7 +248,7 @@ def test_encoders_leave_their_fused_path(mask: bool) -> None:
     model = nn.Sequential(nn.Linear(E, E), nn.TransformerEncoder(layer, 2), nn.Linear(E, E)).eval()
     x = torch.randn(2, 5, E)
     student: Any = binarize(model, example_input=x)
-    assert len(plan_of(student).binarized) == 6
+    assert len(plan_of(student).binarized) == 8
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if mask else None
 
     def run() -> Tensor:
@@ -236,9 +258,10 @@ def test_encoders_leave_their_fused_path(mask: bool) -> None:
     with torch.no_grad():
         torch.testing.assert_close(run(), with_gradients)
         called = []
-        hooks = [m.register_forward_hook(lambda m, *_: called.append(m)) for _, m in binary_layers(student)]
+        layers = [m.operator for _, m in binary_layers(student)]
+        hooks = [m.register_forward_hook(lambda m, *_: called.append(m)) for m in layers]
         run()
-        assert len(called) == len(hooks) == 6
+        assert len(called) == len(hooks) == 8
 
 
 def test_a_bypassed_layer_that_stays_bypassed_fails_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,14 +309,94 @@ def test_windows_that_are_filled_with_zeros_keep_their_projection(kind: str) -> 
     assert "padded with zeros" in made["1.qkv"].reason
 
 
-@pytest.mark.parametrize("kind", ["attention", "cross attention"])
-def test_weights_outside_of_layers_are_in_the_notes(kind: str) -> None:
-    model, x, _ = network(kind)
-    assert plan(model, example_input=x).notes == (
-        "weights that MultiheadAttention applies and no layer holds stay real: 1.attn.in_proj_weight",
+class Narrow(SelfAttention):
+    """Keys and values of another width: three weights, none of them packed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn(x, x[..., :4], x[..., :4])[0]
+
+
+def test_weights_outside_of_layers_are_in_the_notes() -> None:
+    model, x, _ = network("attention")
+    model[1] = Narrow(kdim=4, vdim=4)
+    made = plan(model.eval(), example_input=x)
+    assert made.notes == (
+        "weights that MultiheadAttention applies and no layer holds stay real: "
+        "1.attn.q_proj_weight and 2 more",
     )
-    model, x, _ = network("beit")
-    assert plan(model, example_input=x).notes == ()
+    assert [d.path for d in made.decisions] == ["0", "1.attn.out_proj", "3"]
+    for kind in ("attention", "attention apart", "beit"):
+        model, x, _ = network(kind)
+        assert plan(model, example_input=x).notes == ()
+
+
+@pytest.mark.parametrize("kind", ["attention", "cross attention", "attention apart"])
+@pytest.mark.parametrize("kept", ["1.attn", "1.attn.out_proj"])
+def test_either_projection_alone(kind: str, kept: str) -> None:
+    model, x, names = network(kind)
+    rules = [Rule(action="keep", name=kept), *REAL.rules]
+    student: Any = binarize(model, Policy(rules), example_input=x)
+    assert {path for path, _ in binary_layers(student)} == names - {kept}
+    for _, layer in binary_layers(student):
+        if layer.scale is not None:
+            layer.scale.data.fill_(1.0)
+    torch.testing.assert_close(student(x), model(x))
+    torch.testing.assert_close(to_dense(student)(x), student(x))
+
+
+class Reads(SelfAttention):
+    """Somebody else applies the packed weight too, or a part of it."""
+
+    def __init__(self, part: bool) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.attn.in_proj_weight
+        weight = weight.chunk(3)[0] if self.part else weight
+        return super().forward(x) + F.linear(x, weight)[..., :E]
+
+
+def test_a_conversion_that_fails_leaves_an_attention_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layers are replaced in the attention that took its place, which is taken out again."""
+    model, x, _ = network("attention")
+    before, modules = model(x), dict(model.named_modules())
+    monkeypatch.setattr("irnet_convert.graph.apply.Editor.finish", lambda editor: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        binarize(model, example_input=x, inplace=True)
+    assert dict(model.named_modules()) == modules
+    assert torch.equal(model(x), before)
+
+
+class Other(nn.MultiheadAttention):
+    """Who knows what it computes."""
+
+
+@pytest.mark.parametrize("part", [True, False])
+def test_an_attention_whose_weight_is_read_elsewhere_is_kept(part: bool) -> None:
+    model, x, _ = network("attention")
+    model[1] = Reads(part)
+    made = {d.path: d for d in plan(model.eval(), example_input=x).decisions}
+    assert made["1.attn"].action == "keep"
+    assert "its weight is also read by linear in 1" in made["1.attn"].reason
+    assert made["1.attn.out_proj"].action == "binarize"
+
+
+def test_an_unknown_attention_is_kept() -> None:
+    model, x, _ = network("attention")
+    model[1].attn = Other(E, 2, batch_first=True).eval()
+    made = {d.path: d for d in plan(model, example_input=x).decisions}
+    assert made["1.attn"].action == "keep"
+    assert "an unknown subclass of MultiheadAttention" in made["1.attn"].reason
+
+
+def test_an_attention_fed_by_relu_gets_a_hardtanh_or_is_kept() -> None:
+    model, x, _ = network("attention")
+    model[0] = nn.Sequential(nn.Linear(E, E), nn.ReLU())
+    student: Any = binarize(model, example_input=x)
+    assert isinstance(student[0][1], nn.Hardtanh)
+    made = {d.path: d for d in plan(model, example_input=x, rewrites=()).decisions}
+    assert "its input cannot be negative (relu in 0.1)" in made["1.attn"].reason
 
 
 def test_an_edit_whose_layer_is_elsewhere_is_refused() -> None:

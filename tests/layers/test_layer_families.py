@@ -22,6 +22,7 @@ from irnet_convert.layers import (
     BinaryConvTranspose2d,
     BinaryConvTranspose3d,
     BinaryLinear,
+    BinaryMultiheadAttention,
     BinaryScaledStdConv2d,
     BinaryScaledStdConv2dSame,
     BinaryStdConv2d,
@@ -55,20 +56,24 @@ PLAIN = {
     timm_layers.Linear: BinaryLinear,
     NonDynamicallyQuantizableLinear: BinaryLinear,
 }
+ATTENTION = {nn.MultiheadAttention: BinaryMultiheadAttention}
 
 
 VIDEO = (Conv3DSimple, Conv3DNoTemporal)
 
 
-@pytest.mark.parametrize(("dense", "binary"), [*PLAIN.items(), *SAME.items(), *STD.items()])
+@pytest.mark.parametrize(
+    ("dense", "binary"), [*PLAIN.items(), *SAME.items(), *STD.items(), *ATTENTION.items()]
+)
 def test_table(dense, binary):
-    layer = dense(4, 6) if issubclass(dense, nn.Linear) or dense in VIDEO else dense(4, 6, 3)
+    args = (6, 3) if dense in ATTENTION else (4, 6)
+    layer = dense(*args) if issubclass(dense, nn.Linear) or dense in (*VIDEO, *ATTENTION) else dense(4, 6, 3)
     assert binary_class_of(layer) is binary
     assert type(binary.from_dense(layer)) is binary
 
 
 def test_the_table_is_tested_whole():
-    assert set(_table()) == {*PLAIN, *SAME, *STD}
+    assert set(_table()) == {*PLAIN, *SAME, *STD, *ATTENTION}
 
 
 class Odd(nn.Conv2d):

@@ -2,7 +2,7 @@
 
 timm's BEiT, EVA and Swin V2 and torchvision's Swin pass ``self.qkv.weight`` to ``F.linear`` themselves. A
 recording shows such an operator as a call of the layer that is bypassed; conversion makes it a real call.
-nn.MultiheadAttention does so with its output projection.
+nn.MultiheadAttention does so with its output projection, unless it becomes a binary layer itself.
 
 Forms:
     linear: ``F.linear`` with the weight of a layer below the owner, in the owner's own forward.
@@ -19,7 +19,7 @@ from torch import nn
 
 from irnet_convert.graph.ops import REARRANGE, WEIGHTED
 from irnet_convert.graph.plan import Edit
-from irnet_convert.graph.record import TARGETS, Record
+from irnet_convert.graph.record import Record, is_layer
 from irnet_convert.graph.rewrites.common import Findings
 from irnet_convert.graph.survey import Survey
 
@@ -36,7 +36,7 @@ def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
         for rec in survey.records
         for path in binary
         for call in rec.calls.get(path, ())
-        if call.bypassed
+        if call.bypassed and call.owner not in binary  # a binary attention calls its projections itself
     }
     modules = dict(survey.model.named_modules())
     for path in binary:
@@ -53,9 +53,9 @@ def _outside_layers(survey: Survey) -> list[str]:
     for rec in survey.records:
         for node in rec.nodes:
             if node.layer is None and node.op in WEIGHTED:
-                for name in filter(None, (_weight(rec, value) for value in node.inputs)):
+                for name in filter(None, (weight_read(rec, value) for value in node.inputs)):
                     holder = survey.model.get_submodule(name.rpartition(".")[0])
-                    if not isinstance(holder, TARGETS):
+                    if not is_layer(holder):
                         found.setdefault(type(holder).__name__, {})[name] = None
     return [
         f"weights that {kind} applies and no layer holds stay real: {next(iter(names))}"
@@ -64,7 +64,7 @@ def _outside_layers(survey: Survey) -> list[str]:
     ]
 
 
-def _weight(rec: Record, value: int) -> str | None:
+def weight_read(rec: Record, value: int) -> str | None:
     """The name of the matrix that ``value`` is, or is a part or another view of."""
     while value not in rec.params and (node := rec.producer.get(value)) is not None:
         if node.op not in REARRANGE or not node.inputs:

@@ -26,13 +26,13 @@ def attention(
     value: Tensor,
     embed_dim_to_check: int,
     num_heads: int,
-    in_proj_weight: Tensor | None,
+    in_proj_weight: Any,
     in_proj_bias: Tensor | None,
     bias_k: Tensor | None,
     bias_v: Tensor | None,
     add_zero_attn: bool,
     dropout_p: float,
-    out_proj_weight: Tensor,
+    out_proj_weight: Any,
     out_proj_bias: Tensor | None,
     training: bool = True,
     key_padding_mask: Tensor | None = None,
@@ -47,7 +47,11 @@ def attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """As ``F.multi_head_attention_forward``, whose other arguments and results these are."""
+    """As ``F.multi_head_attention_forward``, whose other arguments and results these are.
+
+    What stands for the packed and the output weight is only handed to ``linear``, the packed one after its
+    ``split(sizes)`` where the inputs differ.
+    """
     batched = query.dim() == 3
     if not batched:
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irnet_convert.graph.attention import attention
+from irnet_convert.layers.attention import attention
 
 L, S, N, E, H = 5, 7, 3, 8, 2
 
