@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,7 +132,12 @@ def _free(leaf: Tensor, freedom: str) -> dict[int, Any] | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings about the model's own code, and attention in operators instead of one fused call."""
+    """No warnings about the model's own code or about sizes that are hard to solve for, and attention in
+    operators instead of one fused call.
+    """
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -140,6 +146,7 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+        logger.setLevel(level)
 
 
 def _not_exported(twin: nn.Module, error: Exception) -> PackError:

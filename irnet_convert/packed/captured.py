@@ -32,6 +32,9 @@ _library.define("captured_linear(Tensor x, Tensor bits, int[] shape, bool signed
 captured_conv: Any = torch.ops.irnet_convert.captured_conv.default
 captured_linear: Any = torch.ops.irnet_convert.captured_linear.default
 
+#: Operators that only a step can stand for.
+CAPTURED = frozenset([captured_conv, captured_linear])
+
 #: How the operator says "same": it has no union types.
 SAME: list[int] = []
 

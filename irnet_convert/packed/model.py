@@ -122,7 +122,8 @@ class PackedModel(nn.Module):
 
     def __del__(self) -> None:
         # The engine keeps each program's plan, with its own copy of the weights, beside the blob.
-        native = sys.modules.get("irnet_convert.packed.engine")
+        # Nothing of this module may be left when the interpreter ends.
+        native = (getattr(sys, "modules", None) or {}).get("irnet_convert.packed.engine")
         body = self.__dict__.get("_modules", {}).get("body")
         if native is None or body is None:
             return

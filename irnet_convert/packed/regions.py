@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from torch import fx
 from torch.fx.node import map_arg
 
+from irnet_convert.packed.captured import CAPTURED
 from irnet_convert.packed.flow import Flow
 from irnet_convert.packed.pieces import Piece
 
@@ -34,11 +35,11 @@ class Regions:
         self.outputs = [flow.source(n) for n in flow.captured.outputs if isinstance(n, fx.Node)]
         while True:
             self._assign()
-            packed = {self.level[n] for n in self.fused() if (w := self.pieces[n].weight) and w.bits}
+            packed = {self.level[n] for n in self.fused() if n.target in CAPTURED}
             rest = [n for n in self.fused() if self.level[n] not in packed]
             if not rest:
                 break
-            # Without packed weights there is nothing to gain; PyTorch's own kernels stay.
+            # Without a captured layer there is nothing to gain; PyTorch's own kernels stay.
             for node in rest:
                 del self.pieces[node]
 

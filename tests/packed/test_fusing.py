@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from stepwise import steps_alone
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from irnet_convert import BinaryConv2d, BinaryLinear
@@ -326,6 +327,16 @@ def test_one_value_in_two_layouts() -> None:
     assert [[s.kind for s in p.steps] for p in packed.programs] == [["binary_conv"], ["binary_linear"]]
     with torch.no_grad():
         torch.testing.assert_close(packed(x), model(x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_real_convolution_with_same_padding_far_from_binary_layers() -> None:
+    """It is an operator of its own in the exported graph, which only a program can run."""
+    model = nn.Sequential(Conv2dSame(3, 4, 3, 2), nn.GroupNorm(1, 4), BinaryConv2d(4, 4, 3))
+    packed = pack(model, example_input=torch.zeros(1, 3, 9, 9))
+    assert [[s.kind for s in p.steps] for p in packed.programs] == [["conv"], ["binary_conv"]]
+    x = torch.randn(2, 3, 12, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_binary_convolution_takes_the_addition() -> None:
