@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +94,30 @@ def capture(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free
             raise
         except Exception as error:  # torch.export lets through whatever the model raises
             raise _not_exported(twin, error) from error
+    if freedom == "size":
+        _check_any_size(twin, program)
     return _captured(program, names)
+
+
+#: Conditions of a model's own: a remainder, or a size compared with a number. PyTorch itself notes of sizes
+#: that they are not 0, 1 or each other's factor, and equal sizes are checked by each call anyway.
+_BRANCH = re.compile(r"%|<|>=? (?![012]( |$|\)))|!= (?![01]( |$|\)))\d")
+#: A least size above this is a branch of the model's own, and no kernel that must fit.
+_LEAST = 32
+
+
+def _check_any_size(twin: nn.Module, program: torch.export.ExportedProgram) -> None:
+    """Refuse a graph that holds for some sizes of the image alone."""
+    guards = [g for g in getattr(program, "_guards_code", ()) if _BRANCH.search(g)]
+    for symbol, bounds in program.range_constraints.items():
+        if bounds.lower > _LEAST or bounds.upper < (1 << 31):
+            guards.append(f"{bounds.lower} <= {symbol} <= {bounds.upper}")
+    if guards:
+        raise PackError(
+            f"what {type(twin).__name__} computes depends on the size of its input: {guards[0]}",
+            expected="the same operators for every size",
+            mend="it is packed for the size of its example_input alone",
+        )
 
 
 class _Root(nn.Module):

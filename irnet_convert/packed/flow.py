@@ -114,7 +114,7 @@ class Flow:
 
     def is_fixed(self, node: fx.Node, axis: int) -> bool:
         """Whether that size is the same in every call."""
-        return isinstance(self.value(node).shape[axis], int)
+        return fixed_size(self.value(node).shape[axis]) is not None
 
     def is_real(self, node: fx.Node) -> bool:
         """Whether a node returns one float32 tensor."""
@@ -124,3 +124,11 @@ class Flow:
     def items_read(self, node: fx.Node) -> set[int]:
         """Which items of a tuple are read."""
         return {u.args[1] for u in node.users if u.target is operator.getitem}  # pyright: ignore
+
+
+def fixed_size(size: Any) -> int | None:
+    """The size, if it is the same in every call; a symbol may have turned out to be a number."""
+    if isinstance(size, torch.SymInt):
+        found: Any = size.node.expr
+        return int(found) if found.is_number else None
+    return size

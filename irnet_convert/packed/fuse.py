@@ -15,7 +15,7 @@ from irnet_convert.packed import network as net
 from irnet_convert.packed.blob import make_blob
 from irnet_convert.packed.capture import Captured
 from irnet_convert.packed.emit import Emitted, emit, unique
-from irnet_convert.packed.flow import Flow
+from irnet_convert.packed.flow import Flow, fixed_size
 from irnet_convert.packed.lower import lower
 from irnet_convert.packed.operators import name_of
 from irnet_convert.packed.regions import Regions
@@ -172,7 +172,7 @@ class _Assembling:
 
     def _input(self, name: str, node: fx.Node) -> net.InputSpec:
         value = node.meta["val"]
-        sizes = tuple(s if isinstance(s, int) else None for s in value.shape)
+        sizes = tuple(map(fixed_size, value.shape))
         return net.InputSpec(name=name, shape=sizes, dtype=_DTYPES[value.dtype])
 
     def _structure(self, value: Any) -> net.Arg:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from irnet_convert.errors import ArgumentError
 from irnet_convert.packed.steps import (
     Add,
@@ -90,7 +92,7 @@ def conv_padding(padding: Padding, size: Sequence[Size], kernel: Sequence[int], 
     for axis in (1, 0):
         out = (size[axis] + stride[axis] - 1) // stride[axis]
         total = (out - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1 - size[axis]
-        total = total if total > 0 else 0
+        total = torch.sym_max(total, 0)
         amounts += [total // 2, total - total // 2]
     return amounts[0], amounts[1], amounts[2], amounts[3]
 

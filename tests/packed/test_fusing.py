@@ -334,7 +334,7 @@ def test_a_real_convolution_with_same_padding_far_from_binary_layers() -> None:
     model = nn.Sequential(Conv2dSame(3, 4, 3, 2), nn.GroupNorm(1, 4), BinaryConv2d(4, 4, 3))
     packed = pack(model, example_input=torch.zeros(1, 3, 9, 9))
     assert [[s.kind for s in p.steps] for p in packed.programs] == [["conv"], ["binary_conv"]]
-    x = torch.randn(2, 3, 12, 10)
+    x = torch.randn(3, 3, 9, 9)
     with torch.no_grad():
         torch.testing.assert_close(packed(x), model(x), rtol=1e-5, atol=1e-5)
 
@@ -370,6 +370,34 @@ def test_another_size_where_the_size_is_fixed() -> None:
     ]
     with pytest.raises(ArgumentError, match="size"):
         packed(torch.zeros(1, 3, 9, 8))
+
+
+class Branching(nn.Module):
+    """Takes another way for small images, as some models do."""
+
+    def __init__(self, asserts: bool) -> None:
+        super().__init__()
+        self.conv, self.asserts = BinaryConv2d(3, 4, 3), asserts
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.asserts:
+            assert x.shape[2] == 40
+            assert x.shape[3] == 40
+        elif x.shape[2] % 4:
+            return self.conv(x)
+        return -self.conv(x)
+
+
+@pytest.mark.parametrize("asserts", [True, False])
+def test_a_model_whose_forward_asks_for_the_size(asserts: bool) -> None:
+    model, x = Branching(asserts), torch.randn(2, 3, 40, 40)
+    packed = pack(model, example_input=x)
+    assert packed.network.inputs[0].shape == (None, 3, 40, 40)
+    assert packed.report().image_size == "40×40"
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), model(x), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ArgumentError, match=r"\(2, 3, 43, 40\)"):
+        packed(torch.randn(2, 3, 43, 40))
 
 
 def test_a_step_alone_sees_a_wrong_step(monkeypatch: pytest.MonkeyPatch) -> None:
