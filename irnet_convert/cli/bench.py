@@ -169,7 +169,7 @@ def _image_size(request: Request, packed: PackedModel) -> tuple[int, ...]:
             f"bench of {request.name}, whose input is not known", expected="one image input of known size",
             mend="pass --input-size 1x3x224x224",
         )  # fmt: skip
-    return tuple(size)
+    return tuple(int(side) for side in size)
 
 
 def _facts(
