@@ -164,12 +164,13 @@ def _image_size(request: Request, packed: PackedModel) -> tuple[int, ...]:
     if request.input_size is not None:
         return tuple(example_sized(request.input_size).shape[1:])
     size = packed.source.get("input_size") or packed.network.inputs[0].shape[1:]
-    if len(packed.network.inputs) > 1 or None in size:
+    known = tuple(side for side in size if side is not None)
+    if len(packed.network.inputs) > 1 or len(known) < len(size):
         raise ArgumentError(
             f"bench of {request.name}, whose input is not known", expected="one image input of known size",
             mend="pass --input-size 1x3x224x224",
         )  # fmt: skip
-    return tuple(int(side) for side in size)
+    return known
 
 
 def _facts(
