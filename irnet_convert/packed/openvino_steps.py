@@ -15,6 +15,7 @@ import openvino as ov
 from openvino import opset1, opset14
 from torch import Tensor
 
+from irnet_convert.errors import PackError
 from irnet_convert.packed.blob import constant
 from irnet_convert.packed.check import check_program
 from irnet_convert.packed.shapes import Shape, conv_padding, infer_shapes
@@ -110,8 +111,10 @@ class Operators:
     def _binary_conv(self, step: BinaryConv, shape: Shape, out: Shape) -> Node:
         weight = constant(self._program, self._blob, step.weight)
         amounts = self._amounts(step, weight, shape)
-        real = not _is_for_bits(step, weight, shape, out, amounts)
-        if step.pad_mode == "zeros":
+        repeats = step.pad_mode != "zeros" and any(amounts)
+        # A padding of bits is no operator of the plugin, nor does it turn what is padded into bits.
+        real = repeats or not _is_for_bits(step, weight, shape, out, amounts)
+        if not repeats:
             x = self._sign(step.input, bits=not real)
         else:  # the other modes repeat values, so that the sign may come first
             x, amounts = _padded(self._sign(step.input, bits=False), amounts, step.pad_mode), (0, 0, 0, 0)
@@ -236,6 +239,14 @@ def _real_signs(weight: Tensor) -> Node:
 
 
 def _convolution(x: Node, weight: Node, step: BinaryConv | Conv, amounts: tuple[int, int, int, int]) -> Node:
+    height, width = list(weight.shape)[-2:]
+    if (height == 1 and max(amounts[2:])) or (width == 1 and max(amounts[:2])):
+        raise PackError(
+            f"a convolution of {height}×{width} that pads by {amounts}",
+            expected="no padding along an axis on which the kernel covers one place: OpenVINO's CPU plugin "
+            "has other values than 0 there",
+            mend="run the packed network itself, or export_onnx",
+        )
     left, right, top, bottom = amounts
     place = (list(step.stride), [top, left], [bottom, right], list(step.dilation))
     if step.groups == 1:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from openvino import opset14
 from packed_cases import packed_of, small_resnet
 from program_cases import Case, Made, assert_same, case_of, programs
 from torch import Tensor
 
-from irnet_convert.errors import ArgumentError, MissingExtraError, PackedFileError
+from irnet_convert.errors import ArgumentError, MissingExtraError, PackedFileError, PackError
 from irnet_convert.packed import export_openvino
 from irnet_convert.packed.openvino_steps import Operators
 from irnet_convert.packed.reference import run_reference
-from irnet_convert.packed.steps import BinaryConv, ConstSpec, Program, ValueSpec
+from irnet_convert.packed.steps import BinaryConv, ConstSpec, MaxPool, Program, ValueSpec
 
 CORE = ov.Core()
 CONFIG = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
@@ -37,10 +38,31 @@ def network_of(case: Case) -> ov.Model:
     return ov.Model([opset14.result(node) for node in made.outputs], inputs)
 
 
+def _reject_what_is_refused(case: Case) -> None:
+    try:
+        network_of(case)
+    except PackError as error:
+        if "covers one place" not in str(error):
+            raise
+        reject()
+
+
+def test_padding_of_a_kernel_of_one_place_is_refused() -> None:
+    program = Program(
+        inputs=(ValueSpec(layout="map", channels=3, rank=4),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(2, 3, 3, 1)),),
+        steps=(BinaryConv(input=0, weight=0, padding=(1, 0, 0, 0)),),
+        outputs=(1,),
+    )
+    with pytest.raises(PackError, match="covers one place"):
+        network_of(case_of(program, [(1, 3, 4, 4)]))
+
+
 @given(made=programs(exact=True))
 @settings(deadline=None, max_examples=60)
 def test_binary_programs(made: Made) -> None:
     case = case_of(*made, special=False)
+    _reject_what_is_refused(case)
     # An affine is a multiplication and an addition there, or one of both: within a rounding of the reference.
     assert_same(
         run(network_of(case), case.inputs), run_reference(case.program, case.blob, case.inputs), exact=False
@@ -51,6 +73,7 @@ def test_binary_programs(made: Made) -> None:
 @settings(deadline=None, max_examples=40)
 def test_programs_with_real_steps(made: Made) -> None:
     case = case_of(*made, special=False)
+    _reject_what_is_refused(case)
     assert_same(
         run(network_of(case), case.inputs), run_reference(case.program, case.blob, case.inputs), exact=False
     )
@@ -67,6 +90,23 @@ def test_accumulators_are_exact_for_every_input(channels: int, padding) -> None:
     )  # fmt: skip
     case = case_of(program, [(2, channels, 9, 7)])
     case.inputs[0][0, :, 0] = torch.tensor([-1e-45, 1e-45, -0.0, 0.0, torch.nan, torch.inf, -torch.inf])
+    want = run_reference(program, case.blob, case.inputs)
+    assert_same(run(network_of(case), case.inputs), want, exact=True)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (1, 0, 0, 1), (1, 1, 1, 1)])
+def test_other_padding_between_a_pooling_and_bits(mode: Any, padding: Any) -> None:
+    program = Program(
+        inputs=(ValueSpec(layout="map", channels=64, rank=4),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(8, 64, 3, 3)),),
+        steps=(
+            MaxPool(input=0, kernel=(2, 2), stride=(1, 1)),
+            BinaryConv(input=1, weight=0, pad_mode=mode, padding=padding),
+        ),
+        outputs=(2,),
+    )
+    case = case_of(program, [(1, 64, 5, 5)], special=False)
     want = run_reference(program, case.blob, case.inputs)
     assert_same(run(network_of(case), case.inputs), want, exact=True)
 
