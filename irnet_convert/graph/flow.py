@@ -15,8 +15,12 @@ from irnet_convert.graph.record import Node, Record
 
 
 def is_barrier(node: Node, rec: Record) -> bool:
-    """Whether the node is a layer call or an operator that applies a parameter as a layer would."""
-    return node.layer is not None or (node.op in WEIGHTED and any(v in rec.params for v in node.inputs))
+    """Whether the node is a layer call or an operator that applies a parameter as a layer would.
+
+    A product with a buffer is a fixed transform, such as CSATv2's cosine transform of the image.
+    """
+    learned = (v in rec.params and rec.params[v] not in rec.buffers for v in node.inputs)
+    return node.layer is not None or (node.op in WEIGHTED and any(learned))
 
 
 # -- first and last ---------------------------------------------------------------------------------

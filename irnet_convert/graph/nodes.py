@@ -101,6 +101,7 @@ class Record:
         inputs: values of the model's input.
         outputs: values that the model returned.
         params: value id to parameter or buffer name, for those read outside their own target layer.
+        buffers: those names in ``params`` that nobody learns.
         passed: for each module path, the names of forward's arguments that its callers gave.
         paths: every path of each module, by the module's first path.
         first_calls: the first call of each module that is no target layer, tensors on the meta device.
@@ -112,6 +113,7 @@ class Record:
     inputs: set[int] = field(default_factory=set)
     outputs: set[int] = field(default_factory=set)
     params: dict[int, str] = field(default_factory=dict)
+    buffers: set[str] = field(default_factory=set)
     passed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
     first_calls: dict[str, Call] = field(default_factory=dict)

@@ -54,6 +54,7 @@ class Recorder(TorchDispatchMode):
             first = self.path_of.setdefault(module, path)
             self.record.paths[first] = (*self.record.paths.get(first, ()), path)
         self.names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
+        self.record.buffers = {name for name, _ in model.named_buffers()}
         self.linears = {id(m.weight): p for m, p in self.path_of.items() if isinstance(m, nn.Linear)}
         self.packed: dict[int, str] = {}  # an attention's input projections, and rows of them
         self.layers: tuple[type[nn.Module], ...] = (*TARGETS, InProjection)

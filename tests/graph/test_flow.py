@@ -82,6 +82,17 @@ def test_a_late_branch_from_the_input_is_a_first_layer_too() -> None:
     assert at(look(net), "first") == {"a", "late"}
 
 
+def test_a_fixed_transform_of_the_image_is_no_layer() -> None:
+    """CSATv2's stem: a cosine transform, whose matrix is a buffer. A learned matrix is a layer's."""
+    for learned in (False, True):
+        net = Net(lambda s, x: s.b(s.a(x @ s.matrix)), a=conv(3), b=conv())
+        matrix = torch.eye(16)
+        net.register_parameter("matrix", nn.Parameter(matrix)) if learned else net.register_buffer(
+            "matrix", matrix
+        )
+        assert at(look(net), "first") == (set() if learned else {"a"})
+
+
 def test_auxiliary_head_that_only_training_runs() -> None:
     def run(s: Net, x: Tensor) -> Any:
         y = s.b(s.a(x))
