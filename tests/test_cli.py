@@ -49,7 +49,7 @@ def test_rewrites_and_model_arguments():
         run("plan", "timm/cifar_resnet20", "--json", "--rewrites", "activation",
             "--model-kwargs", '{"num_classes": 7}', *SMALL)
     )  # fmt: skip
-    assert data["rewrites"] == ["activation", "padding"]
+    assert data["rewrites"] == ["activation", "padding", "projection"]
     assert {e["rewrite"] for e in data["edits"]} == {"activation"}
 
 
