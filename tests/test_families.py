@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 
 from irnet_convert.coverage.instance_check import check_instance
 from irnet_convert.coverage.instances import BY_NAME, INSTANCES
+from irnet_convert.coverage.memory import give_back
 from irnet_convert.coverage.names import family_of, list_names
 
 torch.set_num_threads(1)  # small work: more threads wait for each other
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what the libraries say of t
 def test_family(family: str) -> None:
     """The list holds the property and the reason, for each way in which the family falls short."""
     assert list(check_instance(INSTANCES[family])) == []
-    gc.collect()
+    give_back()
 
 
 def test_every_family_has_an_instance() -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from irnet_convert.coverage.memory import give_back
 from irnet_convert.coverage.rows import Row
 
 #: Seconds that one name may take.
@@ -130,6 +131,7 @@ def _work(check: Callable[[str], Row], pipe: Connection[Any, Any]) -> None:
     while True:
         try:
             row = check(pipe.recv())
+            give_back()
             pipe.send((row, _peak_bytes()))
         except (EOFError, OSError):
             return
