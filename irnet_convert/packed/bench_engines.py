@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from irnet_convert.errors import ArgumentError, ModelError, UnknownNameError, nearest
 from irnet_convert.packed.bench import Contestant
-from irnet_convert.packed.extras import needs
+from irnet_convert.packed.extras import needs, openvino_core
 from irnet_convert.packed.model import PackedModel
 
 
@@ -181,13 +181,11 @@ def _onnxruntime(file: Callable[[Match, str], Path], name: str) -> Callable[[Mat
 
 def _openvino(file: Callable[[Match, str], Path], name: str) -> Callable[[Match], Callable[[], Any]]:
     def make(match: Match) -> Callable[[], Any]:
-        with needs("openvino"):
-            import openvino
         config = {
             "INFERENCE_NUM_THREADS": match.threads, "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1,
         }  # fmt: skip
-        compiled = openvino.Core().compile_model(str(file(match, name)), "CPU", config)
+        compiled = openvino_core().compile_model(str(file(match, name)), "CPU", config)
         request, images = compiled.create_infer_request(), match.images.numpy()
         return lambda: request.infer([images], share_inputs=True, share_outputs=True)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from packed_cases import packed_of, small_resnet
@@ -98,3 +101,33 @@ def test_names_that_lead_nowhere(tmp_path) -> None:
         contestants(match, ["torch"], lambda text: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'irnet-convert\[onnx\]'"), needs("onnx"):
         import no_such_package  # noqa: F401  # pyright: ignore[reportMissingImports]
+
+
+ENGINES_COME_AND_GO = """
+import faulthandler, os, signal
+from pathlib import Path
+import torch
+import irnet_convert
+from irnet_convert.networks import create_model
+from irnet_convert.packed.bench_engines import Match, contestants
+
+faulthandler.enable()  # its alternate stack is the one that a second plugin puts back too early
+model = irnet_convert.binarize(create_model("timm/cifar_resnet20"), inplace=True).eval()
+match = Match(
+    packed=irnet_convert.pack(model), dense=None, images=torch.randn(1, 3, 32, 32), threads=1, folder=Path()
+)
+first, second = (contestants(match, ["openvino"], lambda text: None) for _ in range(2))
+first[1].run(), second[1].run()
+del first
+del second
+signal.signal(signal.SIGCHLD, lambda number, frame: print("handled"))
+os.kill(os.getpid(), signal.SIGCHLD)
+"""
+
+
+def test_a_signal_is_survived_after_engines_came_and_went(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ENGINES_COME_AND_GO],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

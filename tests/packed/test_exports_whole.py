@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnxruntime
-import openvino as ov
 import pytest
 import torch
 from file_cases import mixed_network
@@ -15,6 +14,7 @@ import irnet_convert
 from irnet_convert.errors import PackError
 from irnet_convert.networks import create_model
 from irnet_convert.packed import export_onnx, export_openvino
+from irnet_convert.packed.extras import openvino_core
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def assert_near(found: Tensor, want: Tensor) -> None:
 def test_openvino(student: nn.Module, images: Tensor, tmp_path: Path) -> None:
     export_openvino(student, tmp_path / "net.xml", batch=48)
     config = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.Core().compile_model(tmp_path / "net.xml", "CPU", config)
+    compiled = openvino_core().compile_model(tmp_path / "net.xml", "CPU", config)
     assert_near(torch.from_numpy(compiled(images.numpy())[0]), student(images))
-    kinds = [op.get_type_name() for op in ov.Core().read_model(tmp_path / "net.xml").get_ops()]
+    kinds = [op.get_type_name() for op in openvino_core().read_model(tmp_path / "net.xml").get_ops()]
     assert kinds.count("BinaryConvolution") == 18
 
 
