@@ -40,7 +40,7 @@ def libra_pb(latent: Tensor, ede: Tensor) -> Tensor:
         exact in float16 and bfloat16.
     """
     if shape_only(latent):
-        return torch.empty_like(latent, dtype=torch.promote_types(latent.dtype, torch.float32))
+        return latent.to(torch.promote_types(latent.dtype, torch.float32), copy=True)
     with _no_autocast(latent.device.type):
         normed, flat = standardize(latent)
         with torch.no_grad():

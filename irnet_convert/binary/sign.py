@@ -22,7 +22,7 @@ def sign(x: Tensor) -> Tensor:
         A tensor of the same shape, dtype and memory format that holds only +1 and −1.
     """
     if shape_only(x):
-        return torch.empty_like(x)
+        return x.clone()
     return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
 
 

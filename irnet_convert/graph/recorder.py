@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +24,15 @@ _ROWS = ("chunk", "split", "split_with_sizes")
 
 #: Operators whose result takes only the shape of its tensor arguments, not their values.
 _SHAPE_ONLY = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+
+#: Operators whose result has the shape, dtype and memory format of their first argument. PyTorch works that
+#: out in Python on the meta device, for a millisecond each; they are most of what networks do beside layers.
+_LIKE_FIRST = (
+    "batch_norm", "gelu", "hardsigmoid", "hardswish", "hardtanh", "relu", "relu6", "sigmoid", "silu",
+)  # fmt: skip
+
+#: The same, where all tensors are alike.
+_LIKE_ALL = ("add", "mul", "sub")
 
 
 class _OpenCall:
@@ -147,7 +157,8 @@ class Recorder(TorchDispatchMode):
             return self.rows(args[0], func(*args, **kwargs))
         read = tuple(_tensors((args, kwargs)))[: 1 if op in _LIKE_SECOND else None]
         inputs = () if op.startswith(_SHAPE_ONLY) else tuple(self.value_of(t) for t in read)
-        result = func(*args, **kwargs)
+        known = _without_values(op, read)
+        result = func(*args, **kwargs) if known is None else known
         outputs = tuple(_tensors(result))
         scalars = _scalars(func._schema, args, kwargs)
         layer = self.bypassed(op, read)
@@ -229,6 +240,20 @@ class Recorder(TorchDispatchMode):
         return result
 
 
+def _without_values(op: str, read: tuple[Tensor, ...]) -> Tensor | None:
+    """The result of an operator of which only shapes matter; None for those that must run to know them."""
+    name = op.removesuffix("_")
+    if not read or not read[0].is_meta or not read[0].is_floating_point():
+        return None
+    if name in _LIKE_FIRST or (name in _LIKE_ALL and all(_alike(t, read[0]) for t in read)):
+        return read[0] if name != op else read[0].clone()
+    return None
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.dtype is b.dtype and a.stride() == b.stride())
+
+
 def _containers_anew(tree: Any) -> Any:
     """The same leaves in new containers, which the caller may change as it likes."""
     return tree_map(lambda leaf: leaf, tree)
@@ -277,10 +302,16 @@ def _names_given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     An unreadable signature gives none.
     """
     try:
-        signature = inspect.signature(module.forward)
-        bound = signature.bind_partial(*args, **kwargs)
+        # A rewritten forward stands at the module itself and takes no self.
+        own = "forward" in vars(module)
+        signature = inspect.signature(module.forward) if own else _signature(type(module).forward)
+        bound = signature.bind_partial(*args if own else (module, *args), **kwargs)
     except (TypeError, ValueError):
         return []
-    return [
-        name for name, value in bound.arguments.items() if value is not signature.parameters[name].default
-    ]
+    given = list(bound.arguments.items())[0 if own else 1 :]
+    return [name for name, value in given if value is not signature.parameters[name].default]
+
+
+@lru_cache(maxsize=1024)
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irnet_convert.binary import METHODS
+from irnet_convert.binary.sign import shape_only
 from irnet_convert.errors import ArgumentError
 from irnet_convert.layers.dense import Sign, SignedLayer
 from irnet_convert.layers.options import Options, check_options
@@ -177,6 +178,8 @@ class BinaryLayer(nn.Module):
 
     def _scaled_weight(self, ede: Tensor) -> Tensor:
         """±2^s times the factor per output channel, rounded to the weight's dtype once."""
+        if shape_only(self.weight):
+            return self.weight.detach().clone()
         filters = METHODS[self.method].binarize_weight(self._filters(self.weight), ede)
         factor = self._factor()
         if factor is not None:
@@ -196,6 +199,8 @@ class BinaryLayer(nn.Module):
         Returns:
             (out,), dtype and device of ``weight``.
         """
+        if weight.is_meta:  # as shape_only says of the weight itself
+            return weight.new_empty(self._filters(weight).shape[0])
         rows = self._filters(weight.detach()).flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
         return (rows - rows.mean(1, keepdim=True)).abs().mean(1).to(weight.dtype)
 
