@@ -144,7 +144,7 @@ def _reads(recipe: Recipe) -> dict[str, Any]:
 def _loader(recipe: Recipe, samples: Samples, batches: TrainBatches | EvalBatches) -> DataLoader[Any]:
     workers = recipe.data.workers
     return DataLoader(
-        samples,  # pyright: ignore[reportArgumentType]  its keys are (epoch, index)
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,  # the epoch comes with every key, so they stay right

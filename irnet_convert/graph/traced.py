@@ -36,7 +36,7 @@ class _BufferProxy(ParameterProxy):
 
     def __init__(self, tracer: fx.Tracer, node: fx.Node, name: str, buffer: Tensor) -> None:
         fx.Proxy.__init__(self, node, tracer)
-        self.param, self.name = buffer, name  # pyright: ignore[reportAttributeAccessIssue]
+        self.param, self.name = buffer, name
 
 
 class _OwnerTracer(fx.Tracer):

@@ -149,7 +149,7 @@ def _names(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
 
 
 def _free(leaf: Tensor, freedom: str) -> dict[int, Any] | None:
-    auto = torch.export.Dim.AUTO  # pyright: ignore[reportAttributeAccessIssue]
+    auto = torch.export.Dim.AUTO
     free = {"none": (), "batch": (0,), "size": (0, 2, 3) if leaf.dim() == 4 else (0,)}[freedom]
     return {axis: auto for axis in free if axis < leaf.dim()} or None
 
