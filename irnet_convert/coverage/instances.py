@@ -6,6 +6,7 @@ it, not kinds of blocks; rates of dropout and drop-path are set so that training
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +14,15 @@ from typing import Any
 
 import torch
 import torchvision
-from timm.models.convmixer import ConvMixer
 from torch import Tensor, nn
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.optical_flow import RAFT
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from irnet_convert.coverage.names import build, needs_values
-from irnet_convert.coverage.timm_instances import TIMM
+from irnet_convert.coverage.smaller import narrow, shorten
+from irnet_convert.coverage.timm_instances import NARROW, TIMM
+from irnet_convert.coverage.timm_made import TIMM_MADE
 from irnet_convert.coverage.values import wake
 from irnet_convert.graph.example import Example, example_of
 
@@ -30,21 +34,33 @@ class Instance:
     Attributes:
         name: ``LIBRARY/NAME``, which its row in a report is for.
         shape: of one sample; None for the project's own default example.
+        images: how many of them the forward takes as arguments.
         other: another shape that the original takes too, if it does.
         kwargs: of the library's factory.
         make: a factory of its own, for architectures whose factory takes no such arguments.
+        keep: how many blocks of a kind stay, see :func:`shorten`; None for all.
+        narrow: arguments of :func:`narrow`, if channels are to be divided.
     """
 
     name: str
     shape: tuple[int, ...] | None = (3, 64, 64)
+    images: int = 1
     other: tuple[int, ...] | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     make: Callable[[], nn.Module] | None = None
+    keep: int | None = 2
+    narrow: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         """The instance with random weights, none of them zero, in evaluation mode."""
         torch.manual_seed(0)
-        model = self.make() if self.make else build(self.name, meta=False, kwargs=self.kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # libraries' remarks on their own models
+            model = self.make() if self.make else build(self.name, meta=False, kwargs=self.kwargs)
+        if self.narrow:
+            narrow(model, **self.narrow)
+        if self.keep is not None:
+            shorten(model, self.inputs(model, 1), self.keep)
         wake(model)
         return model.eval()
 
@@ -57,7 +73,7 @@ class Instance:
             example = example_of(model, training=training)
             return example.args if needs_values(self.name) else _repeated(example, batch)
         generator = torch.Generator().manual_seed(batch + shape[-1])
-        return (torch.randn(batch, *shape, generator=generator),)
+        return tuple(torch.randn(batch, *shape, generator=generator) for _ in range(self.images))
 
 
 def _repeated(example: Example, batch: int) -> tuple[Tensor, ...]:
@@ -85,6 +101,11 @@ def _alexnet() -> nn.Module:
     return model
 
 
+def _convnext() -> nn.Module:
+    settings = [CNBlockConfig(24, 48, 2), CNBlockConfig(48, None, 2)]
+    return torchvision.models.ConvNeXt(settings, stochastic_depth_prob=0.2, num_classes=10)
+
+
 def _vit() -> nn.Module:
     return torchvision.models.VisionTransformer(
         image_size=64, patch_size=16, num_layers=3, num_heads=3, hidden_dim=96, mlp_dim=192, dropout=0.1,
@@ -107,58 +128,95 @@ def _swin3d() -> nn.Module:
 
 
 def _mvit() -> nn.Module:
-    """mvit_v2_s with its first four of sixteen blocks."""
+    """mvit_v2_s with three of sixteen blocks.
 
-    def block(heads: int, wide: int, out: int, kv: int, q: int) -> MSBlockConfig:
+    The last one pools no queries, as in mvit_v1_b: after it the class token is read alone, which is never
+    pooled, so that no gradient would reach the pooling.
+    """
+
+    def block(heads: int, wide: int, out: int, kv: int, q: int, kernel_q: int = 3) -> MSBlockConfig:
         return MSBlockConfig(
-            num_heads=heads, input_channels=wide, output_channels=out, kernel_q=[3, 3, 3],
+            num_heads=heads, input_channels=wide, output_channels=out, kernel_q=[kernel_q] * 3,
             kernel_kv=[3, 3, 3], stride_q=[1, q, q], stride_kv=[1, kv, kv],
         )  # fmt: skip
 
     return MViT(
         spatial_size=(64, 64), temporal_size=8, num_classes=10, stochastic_depth_prob=0.2,
-        block_setting=[block(1, 48, 48, 4, 1), block(2, 48, 96, 4, 2), block(2, 96, 96, 2, 1)],
+        block_setting=[block(1, 48, 48, 4, 1), block(2, 48, 96, 4, 2), block(2, 96, 96, 2, 1, 1)],
         residual_pool=True, residual_with_cls_embed=False, rel_pos_embed=True, proj_after_attn=True,
     )  # fmt: skip
+
+
+class _TwoUpdates(RAFT):
+    """RAFT that refines its flow twice by default, not twelve times."""
+
+    def forward(self, image1: Tensor, image2: Tensor, num_flow_updates: int = 2) -> list[Tensor]:
+        return super().forward(image1, image2, num_flow_updates)
+
+
+def _raft() -> nn.Module:
+    parts = dict(torchvision.models.optical_flow.raft_small().named_children())
+    return _TwoUpdates(**parts)
+
+
+def _s3d() -> nn.Module:
+    """s3d whose last pooling, which takes 7 pixels of 224 / 32, takes the two of 64 / 32."""
+    model = torchvision.models.video.s3d(num_classes=10)
+    model.avgpool = nn.AvgPool3d((2, 2, 2), stride=1)
+    return model
 
 
 _SHAPE, _OTHER = (3, 64, 64), (3, 96, 96)
 _VIDEO, _OTHER_VIDEO = (3, 8, 64, 64), (3, 8, 96, 96)
 _torchvision = partial(Instance, shape=_SHAPE, other=_OTHER)
-_detector = partial(Instance, shape=None)
-
-#: Families of timm whose factories take no depth.
-_TIMM_MADE: dict[str, Callable[[], nn.Module]] = {
-    "convmixer": partial(ConvMixer, dim=64, depth=3, drop_rate=0.1, num_classes=10),
-}
+_detector = partial(Instance, shape=None, narrow={"factor": 8, "least": 64})
+_TEN = {"num_classes": 10}
+_narrow = partial(_torchvision, kwargs=_TEN, narrow={"factor": 4})
 
 #: Family → its small instance.
 INSTANCES: dict[str, Instance] = {
     **{
         f"timm/{family}": Instance(
-            name=f"timm/{name}", kwargs=kwargs, shape=(3, size, size),
-            other=None if other is None else (3, other, other), make=_TIMM_MADE.get(family),
+            name=f"timm/{name}", kwargs={"num_classes": 10, **kwargs}, shape=(3, size, size),
+            other=None if other is None else (3, other, other), make=TIMM_MADE.get(family),
+            narrow=NARROW.get(family, {}),
         )
         for family, (name, size, other, kwargs) in TIMM.items()
     },
     **{
         f"torchvision/{family}": instance
         for family, instance in {
-            "alexnet": _torchvision(name="torchvision/alexnet", make=_alexnet),
-            "convnext": _torchvision(name="torchvision/convnext_tiny"),
-            "densenet": _torchvision(name="torchvision/densenet121", kwargs={"drop_rate": 0.1}),
-            "detection.faster_rcnn": _detector(name="torchvision/fasterrcnn_mobilenet_v3_large_320_fpn"),
-            "detection.fcos": _detector(name="torchvision/fcos_resnet50_fpn"),
+            "alexnet": _torchvision(name="torchvision/alexnet", make=_alexnet, narrow={"factor": 4}),
+            "convnext": _torchvision(name="torchvision/convnext_tiny", make=_convnext),
+            "densenet": _torchvision(
+                name="torchvision/densenet121",
+                make=partial(
+                    torchvision.models.DenseNet, growth_rate=8, block_config=(2, 2, 2, 2),
+                    num_init_features=16, drop_rate=0.1, num_classes=10,
+                ),
+            ),
+            "detection.faster_rcnn": _detector(
+                name="torchvision/fasterrcnn_mobilenet_v3_large_320_fpn", kwargs={"num_classes": 5}
+            ),
+            "detection.fcos": _detector(name="torchvision/fcos_resnet50_fpn", kwargs={"num_classes": 5}),
             "detection.keypoint_rcnn": _detector(name="torchvision/keypointrcnn_resnet50_fpn"),
-            "detection.mask_rcnn": _detector(name="torchvision/maskrcnn_resnet50_fpn"),
-            "detection.retinanet": _detector(name="torchvision/retinanet_resnet50_fpn"),
-            "detection.ssd": _detector(name="torchvision/ssd300_vgg16"),
-            "detection.ssdlite": _detector(name="torchvision/ssdlite320_mobilenet_v3_large"),
-            "efficientnet": _torchvision(name="torchvision/efficientnet_b0"),
-            "googlenet": _torchvision(name="torchvision/googlenet"),
+            "detection.mask_rcnn": _detector(
+                name="torchvision/maskrcnn_resnet50_fpn", kwargs={"num_classes": 5}
+            ),
+            "detection.retinanet": _detector(
+                name="torchvision/retinanet_resnet50_fpn", kwargs={"num_classes": 5}
+            ),
+            "detection.ssd": _detector(name="torchvision/ssd300_vgg16", kwargs={"num_classes": 5}),
+            "detection.ssdlite": _detector(
+                name="torchvision/ssdlite320_mobilenet_v3_large", kwargs={"num_classes": 5}
+            ),
+            "efficientnet": _narrow(name="torchvision/efficientnet_b0"),
+            "googlenet": _torchvision(
+                name="torchvision/googlenet", kwargs={**_TEN, "init_weights": False}, narrow={"factor": 8}
+            ),
             "inception": Instance(
                 name="torchvision/inception_v3", shape=(3, 96, 96), other=(3, 128, 128),
-                kwargs={"aux_logits": False},
+                kwargs={**_TEN, "aux_logits": False, "init_weights": False}, narrow={"factor": 8},
             ),
             "maxvit": _torchvision(
                 name="torchvision/maxvit_t",
@@ -169,31 +227,50 @@ INSTANCES: dict[str, Instance] = {
                 ),
                 other=None,
             ),
-            "mnasnet": _torchvision(name="torchvision/mnasnet0_5", kwargs={"dropout": 0.1}),
-            "mobilenetv2": _torchvision(name="torchvision/mobilenet_v2"),
-            "mobilenetv3": _torchvision(name="torchvision/mobilenet_v3_small"),
-            "optical_flow.raft": Instance(name="torchvision/raft_small", shape=None),
-            "quantization.googlenet": _torchvision(name="torchvision/quantized_googlenet"),
+            "mnasnet": _torchvision(name="torchvision/mnasnet0_5", kwargs={**_TEN, "dropout": 0.1}),
+            "mobilenetv2": _torchvision(name="torchvision/mobilenet_v2", kwargs={**_TEN, "width_mult": 0.5}),
+            "mobilenetv3": _narrow(name="torchvision/mobilenet_v3_small"),
+            "optical_flow.raft": Instance(
+                name="torchvision/raft_small", shape=(3, 128, 128), images=2, make=_raft
+            ),
+            "quantization.googlenet": _torchvision(
+                name="torchvision/quantized_googlenet", kwargs={**_TEN, "init_weights": False},
+                narrow={"factor": 8},
+            ),
             "quantization.inception": Instance(
                 name="torchvision/quantized_inception_v3", shape=(3, 96, 96), other=(3, 128, 128),
-                kwargs={"aux_logits": False},
+                kwargs={**_TEN, "aux_logits": False, "init_weights": False}, narrow={"factor": 8},
             ),
-            "quantization.mobilenetv2": _torchvision(name="torchvision/quantized_mobilenet_v2"),
-            "quantization.mobilenetv3": _torchvision(name="torchvision/quantized_mobilenet_v3_large"),
-            "quantization.resnet": _torchvision(name="torchvision/quantized_resnet18"),
-            "quantization.shufflenetv2": _torchvision(name="torchvision/quantized_shufflenet_v2_x0_5"),
-            "regnet": _torchvision(name="torchvision/regnet_y_400mf"),
-            "resnet": _torchvision(name="torchvision/resnet18"),
-            "segmentation.deeplabv3": _torchvision(name="torchvision/deeplabv3_mobilenet_v3_large"),
-            "segmentation.fcn": _torchvision(name="torchvision/fcn_resnet50"),
-            "segmentation.lraspp": _torchvision(name="torchvision/lraspp_mobilenet_v3_large"),
-            "shufflenetv2": _torchvision(name="torchvision/shufflenet_v2_x0_5"),
-            "squeezenet": _torchvision(name="torchvision/squeezenet1_1"),
+            "quantization.mobilenetv2": _torchvision(
+                name="torchvision/quantized_mobilenet_v2", kwargs={**_TEN, "width_mult": 0.5}
+            ),
+            "quantization.mobilenetv3": _torchvision(
+                name="torchvision/quantized_mobilenet_v3_large", kwargs=_TEN, narrow={"factor": 2}
+            ),
+            "quantization.resnet": _narrow(name="torchvision/quantized_resnet18"),
+            "quantization.shufflenetv2": _torchvision(
+                name="torchvision/quantized_shufflenet_v2_x0_5", kwargs=_TEN
+            ),
+            "regnet": _narrow(name="torchvision/regnet_y_400mf"),
+            "resnet": _narrow(name="torchvision/resnet18"),
+            "segmentation.deeplabv3": _torchvision(
+                name="torchvision/deeplabv3_mobilenet_v3_large", kwargs=_TEN, narrow={"factor": 4}
+            ),
+            "segmentation.fcn": _narrow(name="torchvision/fcn_resnet50"),
+            "segmentation.lraspp": _torchvision(
+                name="torchvision/lraspp_mobilenet_v3_large", kwargs=_TEN, narrow={"factor": 2}
+            ),
+            "shufflenetv2": _torchvision(name="torchvision/shufflenet_v2_x0_5", kwargs=_TEN),
+            "squeezenet": _narrow(name="torchvision/squeezenet1_1"),
             "swin_transformer": _torchvision(name="torchvision/swin_t", make=_swin),
-            "vgg": _torchvision(name="torchvision/vgg11", make=_vgg),
+            "vgg": _torchvision(name="torchvision/vgg11", make=_vgg, narrow={"factor": 8}),
             "video.mvit": Instance(name="torchvision/mvit_v2_s", shape=_VIDEO, make=_mvit),
-            "video.resnet": Instance(name="torchvision/mc3_18", shape=_VIDEO, other=_OTHER_VIDEO),
-            "video.s3d": Instance(name="torchvision/s3d", shape=(3, 16, 64, 64)),
+            "video.resnet": Instance(
+                name="torchvision/mc3_18", shape=_VIDEO, other=_OTHER_VIDEO, kwargs=_TEN, narrow={"factor": 8}
+            ),
+            "video.s3d": Instance(
+                name="torchvision/s3d", shape=(3, 16, 64, 64), make=_s3d, narrow={"factor": 8}
+            ),
             "video.swin_transformer": Instance(
                 name="torchvision/swin3d_t", shape=_VIDEO, other=_OTHER_VIDEO, make=_swin3d
             ),
