@@ -15,6 +15,7 @@ from irnet_convert.graph.decide import decide, resolve_rewrites
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.prove import prove
 from irnet_convert.graph.survey import survey
+from irnet_convert.graph.watch import module_calls_watched
 from irnet_convert.layers import BinaryLayer
 from irnet_convert.policy import Policy
 
@@ -25,6 +26,7 @@ _WRAPPERS = {
 }  # fmt: skip
 
 
+@module_calls_watched()
 def plan(
     model: nn.Module,
     policy: Policy | str | None = None,
@@ -57,6 +59,7 @@ def plan(
     return decide(survey(model, example_input), chosen, rewrites)
 
 
+@module_calls_watched()
 def binarize(
     model: nn.Module,
     policy: Policy | str | None = None,

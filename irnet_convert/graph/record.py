@@ -14,7 +14,6 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from irnet_convert.errors import RecordError
 from irnet_convert.graph.example import Example, small_detection_images
 from irnet_convert.graph.nodes import LAYERS, TARGETS, Frame, Node, Record, is_layer, weight_of
 from irnet_convert.graph.recorder import Recorder
+from irnet_convert.graph.watch import module_calls_told
 
 __all__ = [
     "LAYERS", "TARGETS", "Frame", "Node", "Record", "is_layer", "meta_twin", "record", "weight_of",
@@ -128,11 +128,7 @@ def run_recorded(recorder: Recorder, model: nn.Module, example: Example) -> Reco
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.inference_mode(),
-            mock.patch.object(nn.Module, "__call__", recorder.wrap(nn.Module.__call__)),
-            recorder,
-        ):
+        with torch.inference_mode(), module_calls_told(recorder.told), recorder:
             recorder.note_inputs(example)
             output = model(*example.args, **example.kwargs)
         recorder.note_outputs(output)

@@ -54,7 +54,7 @@ class _OpenCall:
 
 
 class Recorder(TorchDispatchMode):
-    """Fills :attr:`record` while it is entered and ``nn.Module.__call__`` is wrapped by :meth:`wrap`."""
+    """Fills :attr:`record` while it is entered and :meth:`told` of every module call."""
 
     def __init__(self, model: nn.Module, training: bool) -> None:
         super().__init__()
@@ -192,21 +192,19 @@ class Recorder(TorchDispatchMode):
 
     # -- modules --------------------------------------------------------------------------------
 
-    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """``nn.Module.__call__``, noting who calls whom."""
-
-        def wrapped(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            path = self.path_of.get(module)
-            if path is None or self.inside_layer:
-                return call(module, *args, **kwargs)
-            self.record.passed[path].update(_names_given(module, args, kwargs))
-            caller = self.stack[-1] if self.stack else None
-            result = self.any_call(path, call, module, args, kwargs)
-            if caller is not None:
-                caller.note_returned(path, result)
-            return result
-
-        return wrapped
+    def told(
+        self, call: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Make a module call, noting who calls whom."""
+        path = self.path_of.get(module)
+        if path is None or self.inside_layer:
+            return call(module, *args, **kwargs)
+        self.record.passed[path].update(_names_given(module, args, kwargs))
+        caller = self.stack[-1] if self.stack else None
+        result = self.any_call(path, call, module, args, kwargs)
+        if caller is not None:
+            caller.note_returned(path, result)
+        return result
 
     def any_call(self, path: str, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run a module, as one node if it is a target layer, else noting what it does."""

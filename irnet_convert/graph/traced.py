@@ -1,8 +1,8 @@
 """A module's forward as a small fx graph, and that graph back as the forward of the same object.
 
-Only the module's own forward is traced: every child is a leaf. It is traced once in training and once in
-evaluation mode, so that whatever the forward bakes in of ``self.training`` (a functional dropout, the flag
-of a functional batch norm) is right in both.
+Only the module's own forward is traced: every child is a leaf. If its class reads ``self.training`` it is
+traced once in training and once in evaluation mode, so that whatever the forward bakes in of it (a functional
+dropout, the flag of a functional batch norm) is right in both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import functools
 import importlib
 import inspect
 from dataclasses import dataclass
-from types import CodeType, ModuleType
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -103,6 +104,9 @@ def trace(owner: nn.Module, passed: set[str]) -> Graphs:
     try:
         with torch.random.fork_rng():
             for mode in (False, True):
+                if mode and not _reads_training(type(owner)):
+                    graphs[mode] = copy.deepcopy(graphs[False])
+                    continue
                 owner.training = mode
                 graphs[mode] = _OwnerTracer(passed).trace(owner)
                 _check_same_attributes(owner, {**before, "training": mode}, held)
@@ -116,6 +120,21 @@ def trace(owner: nn.Module, passed: set[str]) -> Graphs:
         for name, content in held.items():
             _refill(before[name], content)
     return graphs
+
+
+@cache
+def _reads_training(kind: type[nn.Module]) -> bool:
+    """Whether a method of the class mentions its mode. (One that reads it behind a function's back is found
+    by :func:`~irnet_convert.graph.alike.does_the_same`, which runs both modes.)
+    """
+    methods = (m for c in kind.__mro__ if c is not nn.Module for m in vars(c).values())
+    functions = [m for m in methods if isinstance(m, FunctionType)]
+    return any(hasattr(f, "__wrapped__") or _mentions(f.__code__, "training") for f in functions)
+
+
+def _mentions(code: CodeType, name: str) -> bool:
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return name in (*code.co_names, *code.co_consts) or any(_mentions(c, name) for c in inner)
 
 
 _CONTAINERS = (dict, list, set)

@@ -10,6 +10,7 @@ from irnet_convert import binarize, plan
 from irnet_convert.graph.alike import does_the_same
 from irnet_convert.graph.example import example_of
 from irnet_convert.graph.kind import kind_of
+from irnet_convert.graph.prove import distrust_wrong_traces
 from irnet_convert.graph.record import record
 from irnet_convert.graph.survey import survey
 from irnet_convert.graph.traced import UntraceableError, trace
@@ -129,3 +130,33 @@ def test_a_forward_that_fills_a_dict_is_not_traced_and_stays_as_it_was() -> None
     student: Any = binarize(net, example_input=X).eval()
     assert student.blocks[0].cache == {}
     assert student(torch.randn(2, 6, 8, 8)).shape == (2, 2)
+
+
+def _in_mode(x: Tensor, module: nn.Module) -> Tensor:
+    return x * 2 if module.training else x
+
+
+class BehindItsBack(Block):
+    """Its mode is read by a function that is given the module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _in_mode(super().forward(x), self)
+
+
+def test_a_mode_that_is_read_elsewhere_is_seen_and_not_traced() -> None:
+    assert [n.op for n in trace(BehindItsBack(), {"x"})[True].nodes].count("call_function") == 1
+    assert not alone(BehindItsBack())
+    found = survey(Net(BehindItsBack(), Block()), X)
+    found.graphs("blocks.0"), found.graphs("blocks.1")
+    assert distrust_wrong_traces(found, ["blocks.0", "blocks.1"])
+    with pytest.raises(UntraceableError, match="does not do what its forward does"):
+        found.graphs("blocks.0")
+    found.graphs("blocks.1")
+
+
+def test_one_graph_a_mode_is_edited_alone() -> None:
+    graphs = trace(Block(), {"x"})
+    assert graphs[False] is not graphs[True]
+    graphs[False].erase_node(graphs[False].output_node())
+    graphs[True].lint()
+    assert any(n.op == "output" for n in graphs[True].nodes)
