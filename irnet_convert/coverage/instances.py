@@ -171,6 +171,9 @@ _VIDEO, _OTHER_VIDEO = (3, 8, 64, 64), (3, 8, 96, 96)
 _torchvision = partial(Instance, shape=_SHAPE, other=_OTHER)
 _detector = partial(Instance, shape=None, narrow={"factor": 8, "least": 64})
 _TEN = {"num_classes": 10}
+# A detector's work after its layers is done box by box.
+_FEW_BOXES = {"num_classes": 5, "box_detections_per_img": 4}
+_FEW_ANCHORS = {"num_classes": 5, "detections_per_img": 4, "topk_candidates": 16}
 _narrow = partial(_torchvision, kwargs=_TEN, narrow={"factor": 4})
 
 #: Family → its small instance.
@@ -196,19 +199,18 @@ INSTANCES: dict[str, Instance] = {
                 ),
             ),
             "detection.faster_rcnn": _detector(
-                name="torchvision/fasterrcnn_mobilenet_v3_large_320_fpn", kwargs={"num_classes": 5}
+                name="torchvision/fasterrcnn_mobilenet_v3_large_320_fpn", kwargs=_FEW_BOXES
             ),
-            "detection.fcos": _detector(name="torchvision/fcos_resnet50_fpn", kwargs={"num_classes": 5}),
-            "detection.keypoint_rcnn": _detector(name="torchvision/keypointrcnn_resnet50_fpn"),
-            "detection.mask_rcnn": _detector(
-                name="torchvision/maskrcnn_resnet50_fpn", kwargs={"num_classes": 5}
+            "detection.fcos": _detector(name="torchvision/fcos_resnet50_fpn", kwargs=_FEW_ANCHORS),
+            "detection.keypoint_rcnn": _detector(
+                name="torchvision/keypointrcnn_resnet50_fpn", kwargs={**_FEW_BOXES, "num_classes": 2}
             ),
-            "detection.retinanet": _detector(
-                name="torchvision/retinanet_resnet50_fpn", kwargs={"num_classes": 5}
-            ),
-            "detection.ssd": _detector(name="torchvision/ssd300_vgg16", kwargs={"num_classes": 5}),
+            "detection.mask_rcnn": _detector(name="torchvision/maskrcnn_resnet50_fpn", kwargs=_FEW_BOXES),
+            "detection.retinanet": _detector(name="torchvision/retinanet_resnet50_fpn", kwargs=_FEW_ANCHORS),
+            "detection.ssd": _detector(name="torchvision/ssd300_vgg16", kwargs=_FEW_ANCHORS),
             "detection.ssdlite": _detector(
-                name="torchvision/ssdlite320_mobilenet_v3_large", kwargs={"num_classes": 5}
+                name="torchvision/ssdlite320_mobilenet_v3_large",
+                kwargs={"num_classes": 5, "detections_per_img": 4},
             ),
             "efficientnet": _narrow(name="torchvision/efficientnet_b0"),
             "googlenet": _torchvision(
