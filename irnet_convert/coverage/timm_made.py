@@ -27,7 +27,7 @@ def _focalnet() -> nn.Module:
 
 def _gcvit() -> nn.Module:
     return GlobalContextVit(
-        img_size=64, depths=(1, 2, 1), num_heads=(2, 4, 8), embed_dim=24, window_ratio=(16, 16, 32),
+        img_size=64, depths=(2, 2, 2), num_heads=(2, 4, 8), embed_dim=24, window_ratio=(16, 16, 32),
         drop_rate=0.1, drop_path_rate=0.1, num_classes=10,
     )  # fmt: skip
 
