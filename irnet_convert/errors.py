@@ -54,6 +54,10 @@ class ProgramError(IrnetError):
     """A packed network's program, graph or constants are malformed or contradict each other."""
 
 
+class NativeError(IrnetError):
+    """The native kernels are missing, or refuse what they are given."""
+
+
 class PackedFileError(IrnetError):
     """A packed network's file is missing, damaged, altered, of another version or not a packed file."""
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 import irnet_convert.packed
-from irnet_convert.errors import ArgumentError, UnknownNameError, nearest
+from irnet_convert.errors import ArgumentError, NativeError, UnknownNameError, nearest
 from irnet_convert.packed.encode import encode
-from irnet_convert.packed.library import ISAS, LIBRARY_NAME, REMEDY, Library, NativeError
+from irnet_convert.packed.library import ISAS, LIBRARY_NAME, REMEDY, Library
 from irnet_convert.packed.steps import Program, parse_program
 
 #: Names the instruction set to use, instead of the fastest: one of ``ISAS``, or "reference" for none.
@@ -40,14 +40,20 @@ def library() -> Library | None:
         if path is not None:
             return Library(path)
         reason = "it was installed without a C++ compiler"
-    except (OSError, NativeError) as error:
+    except OSError as error:
         reason = str(error)
-    warnings.warn(
-        f"irnet-convert has no native kernels ({reason}): packed networks run in plain PyTorch, which is "
-        f"slower than the networks they were made from. To mend it: {REMEDY}",
-        stacklevel=2,
-    )
+    except NativeError as error:
+        reason = error.given
+    _warn(f"irnet-convert has no native kernels ({reason}): packed networks run")
     return None
+
+
+def _warn(what: str) -> None:
+    warnings.warn(
+        f"{what} in plain PyTorch, which is slower than the networks they were made from. To mend it: "
+        + REMEDY,
+        stacklevel=3,
+    )
 
 
 def available_isas() -> tuple[str, ...]:
@@ -112,7 +118,7 @@ class Plan:
     ) -> None:
         native = native or library()
         if native is None:
-            raise NativeError("there is no native library")
+            raise NativeError("there is no native library", expected="one that loads", mend=REMEDY)
         self.isa = isa or isa_in_use()
         self.steps = program.steps
         self._native = native
@@ -147,7 +153,7 @@ class Plan:
             self._native.run(self._plan, given, outputs, threads, times)
         except NativeError as error:
             raise ArgumentError(
-                str(error), expected="inputs of the shapes that the packed model was made for",
+                error.given, expected="inputs of the shapes that the packed model was made for",
                 mend="pass an input of the size that the model was packed with",
             ) from error  # fmt: skip
         return outputs
@@ -173,7 +179,7 @@ class _Entry:
     blob: Tensor
     version: int
     text: str
-    plan: Plan
+    plan: Plan | NativeError
 
 
 _plans: OrderedDict[tuple[int, str], _Entry] = OrderedDict()
@@ -181,30 +187,40 @@ _lock = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
 
 
-def plan_for(text: str, blob: Tensor) -> Plan:
-    """The plan of a program for the instruction set in use, from the cache if it is there.
+def plan_for(text: str, blob: Tensor, isa: str | None = None) -> Plan:
+    """The plan of a program for an instruction set, from the cache if it is there.
 
     Args:
         text: the program's JSON, validated.
         blob: its constants, on the CPU. A blob written to since gets a new plan.
+        isa: the one in use unless given.
 
     Raises:
-        NativeError: see :class:`Plan`.
+        NativeError: see :class:`Plan`. A program that a build has no kernels for is refused at each call,
+            with a warning at the first.
     """
-    key = (blob.data_ptr(), isa_in_use())
+    key = (blob.data_ptr(), isa or isa_in_use())
     version = 0 if blob.is_inference() else blob._version
     with _lock:
         entry = _plans.get(key)
-        if entry and entry.version == version and entry.text == text and entry.blob.numel() == blob.numel():
-            _plans.move_to_end(key)
-            return entry.plan
-    plan = Plan(parse_program(text), blob, key[1])
+    if not (entry and entry.version == version and entry.text == text and entry.blob.numel() == blob.numel()):
+        entry = _Entry(blob=blob, version=version, text=text, plan=_made(text, blob, key[1]))
     with _lock:
-        _plans[key] = _Entry(blob=blob, version=version, text=text, plan=plan)
+        _plans[key] = entry
         _plans.move_to_end(key)
         while len(_plans) > MAX_PLANS:
             _plans.popitem(last=False)
-    return plan
+    if isinstance(entry.plan, NativeError):
+        raise entry.plan.with_traceback(None)
+    return entry.plan
+
+
+def _made(text: str, blob: Tensor, isa: str) -> Plan | NativeError:
+    try:
+        return Plan(parse_program(text), blob, isa)
+    except NativeError as error:
+        _warn(f"the {isa} kernels cannot run a packed network ({error.given}): such networks run")
+        return error
 
 
 def forget(blob: Tensor | int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 import sys
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from irnet_convert.errors import NativeError
 from irnet_convert.packed.encode import INTERFACE_VERSION
 
 #: Instruction sets by their number in native/irnet.h.
@@ -37,8 +39,8 @@ class _Tensor(ctypes.Structure):
     )
 
 
-class NativeError(Exception):
-    """The native code refused; the message says why. The engine makes one of the project's errors of it."""
+#: The same structure, for what is only read.
+_TENSOR = struct.Struct(f"@Pq{_MAX_RANK}q{_MAX_RANK}q")
 
 
 class Library:
@@ -56,7 +58,10 @@ class Library:
         self.path = path
         self._c = _declare(ctypes.CDLL(str(path)))
         if self._c.irn_version() != INTERFACE_VERSION:
-            raise NativeError(f"{path} has version {self._c.irn_version()}, not {INTERFACE_VERSION}")
+            raise NativeError(
+                f"{path} of version {self._c.irn_version()}", expected=f"version {INTERFACE_VERSION}",
+                mend=REMEDY,
+            )  # fmt: skip
 
     @functools.cached_property
     def isas(self) -> tuple[str, ...]:
@@ -128,25 +133,30 @@ class Library:
     def _check(self, function, *arguments: object) -> None:
         message = (c_char * 512)()
         if function(*arguments, message, len(message)):
-            raise NativeError(message.value.decode(errors="replace"))
+            raise NativeError(
+                message.value.decode(errors="replace"),
+                expected="a program and inputs that the native kernels take",
+                mend="run the network in plain PyTorch: IRNET_ISA=reference",
+            )
 
 
-def _tensors(tensors: Sequence[Tensor]) -> ctypes.Array[_Tensor]:
-    found = (_Tensor * len(tensors))()
-    for one, tensor in zip(found, tensors, strict=True):
+def _tensors(tensors: Sequence[Tensor]) -> bytes:
+    """An array of irn_tensor that is read only: as bytes, which are made faster than ctypes' structures."""
+    found = b""
+    for tensor in tensors:
         rank = tensor.dim()
         if rank > _MAX_RANK:
-            raise NativeError(f"a tensor of {rank} dimensions")
-        one.data = tensor.data_ptr()
-        one.rank = rank
-        one.shape[:rank] = tensor.shape
-        one.strides[:rank] = tensor.stride()
+            raise NativeError(
+                f"a tensor of {rank} dimensions", expected=f"at most {_MAX_RANK}", mend="flatten some of them"
+            )
+        rest = (0,) * (_MAX_RANK - rank)
+        found += _TENSOR.pack(tensor.data_ptr(), rank, *tensor.shape, *rest, *tensor.stride(), *rest)
     return found
 
 
 def _declare(c: ctypes.CDLL) -> ctypes.CDLL:
     message = (c_char_p, c_size_t)
-    tensors = (POINTER(_Tensor), c_size_t)
+    read, written = (c_char_p, c_size_t), (POINTER(_Tensor), c_size_t)
     for name, result, arguments in (
         ("irn_version", c_int, ()),
         ("irn_isa_available", c_int, (c_int,)),
@@ -157,8 +167,8 @@ def _declare(c: ctypes.CDLL) -> ctypes.CDLL:
         ),
         ("irn_plan_free", None, (c_void_p,)),
         ("irn_plan_bytes", c_size_t, (c_void_p,)),
-        ("irn_plan_shapes", c_int, (c_void_p, *tensors, *tensors, *message)),
-        ("irn_plan_run", c_int, (c_void_p, *tensors, *tensors, c_int, c_void_p, c_size_t, *message)),
+        ("irn_plan_shapes", c_int, (c_void_p, *read, *written, *message)),
+        ("irn_plan_run", c_int, (c_void_p, *read, *read, c_int, c_void_p, c_size_t, *message)),
         ("irn_measure_limit", c_double, (c_int, c_double)),
     ):
         function = getattr(c, name)

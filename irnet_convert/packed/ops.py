@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irnet_convert.errors import ArgumentError
+from irnet_convert.errors import ArgumentError, NativeError
 from irnet_convert.packed.reference import run_reference
 from irnet_convert.packed.shapes import infer_shapes
 from irnet_convert.packed.steps import Program, parse_program
@@ -49,10 +49,15 @@ def engine() -> Any:
 
 def _run(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:
     _check(inputs, blob)
-    native = engine()
-    if native is None or blob.device.type != "cpu" or native.isa_in_use() == "reference":
+    native = engine() if blob.is_cpu else None
+    isa = native.isa_in_use() if native is not None else "reference"
+    if native is None or isa == "reference":
         return run_in_reference(inputs, blob, program)
-    found = native.plan_for(program, blob).run(inputs)
+    try:
+        plan = native.plan_for(program, blob, isa)
+    except NativeError:  # the engine warns of it, once
+        return run_in_reference(inputs, blob, program)
+    found = plan.run(inputs)
     dtype = inputs[0].dtype
     return found if dtype == torch.float32 else [y.to(dtype) for y in found]
 

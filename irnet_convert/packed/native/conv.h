@@ -20,45 +20,72 @@ struct Tile {
   const int32_t* bias[kMost];
   float scale[kMost];  // ints: of the pixel's image
   Place to[kMost];
-
-  void add(const ConvJob& job, const Pixel& p) {
-    in[n] = at(job.in, p);
-    scale[n] = job.scales ? job.scales[p.n] : 0.0f;
-    bias[n] = nullptr;
-    if (job.bias)
-      bias[n] = job.bias + (job.row_class[p.y] * job.column_classes + job.column_class[p.x]) * job.bias_stride;
-    to[n++] = Place(job.epilogue, p);
-  }
 };
 
-// Channels [done, block.count) of a pixel: R vectors at a time, then fewer, so that few go one by one.
-template <class M, int R, class C>
-inline void finish_channels(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int pixel,
-                            int64_t done) {
+// Walks over the pixels of a job in order; what those of a row have in common is worked out once.
+class Walk {
+ public:
+  Walk(const ConvJob& job, int64_t index) : job_(job) { start(Cursor(job.grid, index).next()); }
+
+  template <class M>
+  void take(Tile<M>& t, int64_t n) {
+    for (t.n = 0; t.n < n; ++t.n) {
+      if (place_.pixel.x == job_.grid.w) next_row();
+      int i = t.n;
+      t.in[i] = in_;
+      t.to[i] = place_;
+      t.scale[i] = scale_;
+      t.bias[i] = bias_ ? bias_ + job_.column_class[place_.pixel.x] * job_.bias_stride : nullptr;
+      in_ += job_.in.x;
+      place_.next(job_.epilogue);
+    }
+  }
+
+ private:
+  void next_row() {
+    Pixel p = place_.pixel;
+    p.x = 0;
+    if (++p.y == job_.grid.h) p.y = 0, ++p.n;
+    start(p);
+  }
+  void start(const Pixel& p) {
+    place_ = Place(job_.epilogue, p);
+    in_ = at(job_.in, p);
+    scale_ = job_.scales ? job_.scales[p.n] : 0.0f;
+    bias_ = job_.bias ? job_.bias + job_.row_class[p.y] * job_.column_classes * job_.bias_stride : nullptr;
+  }
+
+  const ConvJob& job_;
+  Place place_;
+  const uint8_t* in_;
+  const int32_t* bias_;
+  float scale_;
+};
+
+// Channels [done, block.count) of a tile's pixels: R vectors at a time, then fewer, so that few go one by one.
+template <class M, int R, int kBlock, class C>
+inline void finish_tile(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int64_t done) {
   constexpr bool kHalves = R > 1 && R / 2 * kFloats % Bits::kUnitBits == 0;
   for (; done < block.count; done += R * kFloats) {
-    int64_t left = block.count - done;
+    int64_t left = block.count - done, channel = block.channel + done;
     if constexpr (kHalves) {
-      if (left < R * kFloats) return finish_channels<M, R / 2>(job, block, counts, t, pixel, done);
+      if (left < R * kFloats) return finish_tile<M, R / 2, kBlock>(job, block, counts, t, done);
     }
-    F r[R];
-    for (int i = 0; i < R; ++i) {
-      const C* from = counts + done + i * kFloats;
-      if constexpr (M::kCounts)
-        r[i] = M::finish(from, t.bias[pixel] + block.channel + done + i * kFloats);
-      else if constexpr (std::is_same_v<M, Ints>)
-        r[i] = mul(to_floats(load_ints(from)), splat(t.scale[pixel]));
-      else
-        r[i] = load(from);
+    Ending<R> ending(job.epilogue, channel);
+    for (int pixel = 0; pixel < t.n; ++pixel) {
+      F r[R];
+      for (int i = 0; i < R; ++i) {
+        const C* from = counts + pixel * kBlock + done + i * kFloats;
+        if constexpr (M::kCounts)
+          r[i] = M::finish(from, t.bias[pixel] + channel + i * kFloats);
+        else if constexpr (std::is_same_v<M, Ints>)
+          r[i] = mul(to_floats(load_ints(from)), splat(t.scale[pixel]));
+        else
+          r[i] = load(from);
+      }
+      finish(job.epilogue, ending, t.to[pixel], r, channel, left < R * kFloats ? int(left) : R * kFloats);
     }
-    finish(job.epilogue, t.to[pixel], r, block.channel + done, left < R * kFloats ? int(left) : R * kFloats);
   }
-}
-
-template <class M, int V, class C>
-inline void finish_pixel(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int pixel) {
-  constexpr int kAll = V * M::kLanes / kFloats;
-  finish_channels<M, (kAll < kWide ? kAll : kWide)>(job, block, counts, t, pixel, 0);
 }
 
 // Longer sums than 16 bits hold, epoch by epoch.
@@ -74,7 +101,7 @@ template <class M, int kBlock, class Run>
 
 template <class M, int V>
 void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
-  constexpr int kBlock = V * M::kLanes;
+  constexpr int kBlock = V * M::kLanes, kAll = kBlock / kFloats, kAtOnce = kAll < kWide ? kAll : kWide;
   static constexpr TileFunction<M> kTiles[] = {tile<M, 1, V>, tile<M, 2, V>, tile<M, 3, V>,
                                                tile<M, 4, V>, tile<M, 5, V>, tile<M, 6, V>};
   static_assert(M::kPixels == 6);
@@ -84,19 +111,17 @@ void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   for (int i = 0; i < t.n; ++i)
     x[i] = reinterpret_cast<const typename M::Unit*>(t.in[i] + block.group * job.group_bytes);
   auto run = [&](const Epoch& e) {
-    __builtin_memset(counts, 0, sizeof counts[0] * size_t(t.n * kBlock));
     kTiles[t.n - 1](x, weights + e.step * kBlock, job.segments + e.first, job.segments + e.last, counts);
   };
   if constexpr (M::kCounts) {
     if (job.n_epochs > 1) {
       alignas(64) int32_t totals[M::kPixels * kBlock];
       add_epochs<M, kBlock>(job, t.n, counts, totals, run);
-      for (int i = 0; i < t.n; ++i) finish_pixel<M, V>(job, block, totals + i * kBlock, t, i);
-      return;
+      return finish_tile<M, kAtOnce, kBlock>(job, block, totals, t, 0);
     }
   }
   run(job.epochs[0]);
-  for (int i = 0; i < t.n; ++i) finish_pixel<M, V>(job, block, counts + i * kBlock, t, i);
+  finish_tile<M, kAtOnce, kBlock>(job, block, counts, t, 0);
 }
 
 // Vectors of a block for the last few channels: whole units of bits, so that its signs can be stored.
@@ -111,12 +136,12 @@ void conv(const ConvJob& job, int64_t begin, int64_t end) {
     int64_t first = begin / panels * job.chunk, b0 = begin % panels * job.panel;
     int64_t last = first + job.chunk < job.pixels ? first + job.chunk : job.pixels;
     int64_t b1 = b0 + job.panel < job.n_blocks ? b0 + job.panel : job.n_blocks;
-    Cursor cursor(job.grid, first);
+    Walk walk(job, first);
+    Tile<M> t;
     while (first < last) {
       int64_t tiles = (last - first + M::kPixels - 1) / M::kPixels;
       int64_t n = (last - first + tiles - 1) / tiles;  // about equal tiles, not full ones and a rest
-      Tile<M> t;
-      for (int64_t i = 0; i < n; ++i) t.add(job, cursor.next());
+      walk.take(t, n);
       for (int64_t b = b0; b < b1; ++b) {
         if (job.blocks[b].vectors == kNarrow<M>)
           conv_tile<M, kNarrow<M>>(job, job.blocks[b], t);

@@ -70,7 +70,12 @@ inline float activate(PostKind kind, float x) {
   }
 }
 
-// Where one pixel's results go, and what is added to them.
+template <class T>
+inline T* shifted(T* p, int64_t bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(bytes));
+}
+
+// Where one pixel's results go, and what is added to them; nullptr for what there is not.
 struct Place {
   Pixel pixel;
   const float* add;
@@ -85,13 +90,53 @@ struct Place {
     signs = e.signs.base ? reinterpret_cast<float*>(at(e.signs, p)) : nullptr;
     bits = e.bits.base ? reinterpret_cast<Bits::Unit*>(at(e.bits, p)) : nullptr;
   }
+  // On to the next pixel of the row. The strides of a view that is absent are 0.
+  void next(const Epilogue& e) {
+    ++pixel.x;
+    add = shifted(add, e.add.x);
+    real = shifted(real, e.real.x);
+    signs = shifted(signs, e.signs.x);
+    bits = shifted(bits, e.bits.x);
+  }
 };
 
-// The last channels of a pixel, which fill no vector, or no word of bits.
+// What follows the accumulators of R vectors of channels in every pixel, in registers.
+template <int R>
+struct Ending {
+  F scale[R], shift[R], lo, hi;
+  bool affine, clamp;
+
+  Ending(const Epilogue& e, int64_t channel) : lo(splat(e.lo)), hi(splat(e.hi)), affine(e.scale), clamp(e.clamp) {
+    for (int i = 0; i < R; ++i) {
+      scale[i] = affine ? load(e.scale + channel + i * kFloats) : lo;
+      shift[i] = affine ? load(e.shift + channel + i * kFloats) : lo;
+    }
+  }
+};
+
+// Bit i of the result: the sign of channel i.
+template <int R>
+inline uint32_t sign_mask(const F (&r)[R]) {
+  uint32_t mask = 0;
+  for (int i = 0; i < R; ++i) mask |= signs(r[i]) << (i * kFloats);
+  return mask;
+}
+
+template <class B, int R>
+inline void put_signs(typename B::Unit* to, const F (&r)[R]) {
+  if constexpr (B::kPutsSigns)
+    B::put_signs(to, r);
+  else
+    B::template put<R * kFloats>(to, sign_mask(r));
+}
+
+// What is rare: signs as floats, and the last channels of a pixel, which fill no vector, or no word of bits.
 [[gnu::noinline]] inline void put_some(const Place& to, const float* x, uint32_t mask, int64_t channel,
                                        int count) {
   if (to.real)
     for (int i = 0; i < count; ++i) to.real[channel + i] = x[i];
+  if (to.signs)
+    for (int i = 0; i < count; ++i) to.signs[channel + i] = mask >> i & 1 ? 1.0f : -1.0f;
   mask &= uint32_t((uint64_t(1) << count) - 1);
   if (to.bits)
     for (int i = 0; i < count; i += Bits::kUnitBits)
@@ -102,16 +147,15 @@ struct Place {
 // Channels [channel, channel + count) of one pixel: applies post, writes each form that is wanted. Bits
 // need a channel that is a multiple of the unit, and a count that is one or reaches the last channel.
 template <int R>
-[[gnu::always_inline]] inline void finish(const Epilogue& e, const Place& to, F (&r)[R], int64_t channel,
-                                          int count) {
+[[gnu::always_inline]] inline void finish(const Epilogue& e, const Ending<R>& k, const Place& to, F (&r)[R],
+                                          int64_t channel, int count) {
   static_assert(R * kFloats <= 32);
-  if (e.scale)
-    for (int i = 0; i < R; ++i)
-      r[i] = fma(r[i], load(e.scale + channel + i * kFloats), load(e.shift + channel + i * kFloats));
+  if (k.affine)
+    for (int i = 0; i < R; ++i) r[i] = fma(r[i], k.scale[i], k.shift[i]);
   if (to.add)
     for (int i = 0; i < R; ++i) r[i] = add(r[i], load(to.add + channel + i * kFloats));
-  if (e.clamp)
-    for (int i = 0; i < R; ++i) r[i] = at_most(at_least(r[i], splat(e.lo)), splat(e.hi));
+  if (k.clamp)
+    for (int i = 0; i < R; ++i) r[i] = at_most(at_least(r[i], k.lo), k.hi);
   // Copies, so that r itself stays in registers.
   alignas(64) float x[R * kFloats];
   if (e.posts) {
@@ -119,18 +163,18 @@ template <int R>
     apply_posts(e, to.pixel, channel, x, R * kFloats);
     for (int i = 0; i < R; ++i) r[i] = load(x + i * kFloats);
   }
-  uint32_t mask = 0;
-  if (to.bits || to.signs)
-    for (int i = 0; i < R; ++i) mask |= signs(r[i]) << (i * kFloats);
-  if (to.signs)
-    for (int i = 0; i < count; ++i) to.signs[channel + i] = mask >> i & 1 ? 1.0f : -1.0f;
-  if (count < R * kFloats) {
+  if (count < R * kFloats || to.signs) {
     for (int i = 0; i < R; ++i) store(x + i * kFloats, r[i]);
-    return put_some(to, x, mask, channel, count);
+    return put_some(to, x, sign_mask(r), channel, count);
   }
   if (to.real)
     for (int i = 0; i < R; ++i) store(to.real + channel + i * kFloats, r[i]);
-  if (to.bits) Bits::put<R * kFloats>(to.bits + channel / Bits::kUnitBits, mask);
+  if (to.bits) put_signs<Bits>(to.bits + channel / Bits::kUnitBits, r);
+}
+
+template <int R>
+inline void finish(const Epilogue& e, const Place& to, F (&r)[R], int64_t channel, int count) {
+  finish(e, Ending<R>(e, channel), to, r, channel, count);
 }
 
 constexpr int kWide = 32 / kFloats < 4 ? 32 / kFloats : 4;  // vectors that finish() takes at once

@@ -32,7 +32,7 @@ inline double measure(int64_t repeats) {
       keep(w);  // else one product would do for all sums
     }
   }
-  for (auto& s : sum) Bits::flush(s, counts);
+  for (auto& s : sum) Bits::flush<false>(s, counts);
   asm volatile("" : : "m"(counts));
   return double(repeats) * kSums * Bits::kLanes * Bits::kUnitBits;
 }

@@ -25,7 +25,10 @@ struct Real {
   static Act activation(const Unit* p) { return splat(*p); }
   static Acc step(Acc sum, Act x, Vec w) { return madd(x, w, sum); }
   static int lane(int c) { return c; }
-  static void flush(Acc sum, Count* to) { store(to, add(load(to), sum)); }
+  template <bool kFirst>
+  static void flush(Acc sum, Count* to) {
+    store(to, kFirst ? sum : add(load(to), sum));
+  }
 };
 
 // Pairs of int16: a step is the sum of two products for each output channel.
@@ -48,10 +51,24 @@ struct Ints {
     return splat_int(pair);
   }
   static Acc step(Acc sum, Act x, Vec w) { return add_products(sum, x, w); }
-  static void flush(Acc sum, Count* to) { store_ints(to, add_ints(load_ints(to), sum)); }
+  template <bool kFirst>
+  static void flush(Acc sum, Count* to) {
+    store_ints(to, kFirst ? sum : add_ints(load_ints(to), sum));
+  }
 };
 
-// Adds to counts[P][V * lanes]. Not inlined: with an epilogue around it gcc spills the sums.
+template <class M, bool kFirst, int P, int V>
+[[gnu::always_inline]] inline void flush(typename M::Acc (&sum)[P][V], typename M::Count* counts) {
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      M::template flush<kFirst>(sum[p][v], counts + (p * V + v) * M::kLanes);
+      sum[p][v] = M::zero();
+    }
+}
+
+// Writes counts[P][V * lanes]. Not inlined: with an epilogue around it gcc spills the sums.
 template <class M, int P, int V>
 [[gnu::noinline]] void tile(const typename M::Unit* const* pixels, const typename M::Weight* w,
                             const Segment* segment, const Segment* end, typename M::Count* counts) {
@@ -61,6 +78,7 @@ template <class M, int P, int V>
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) sum[p][v] = M::zero();
 
+  bool first = true;
   for (; segment != end; ++segment) {
     const typename M::Unit* x[P];
 #pragma GCC unroll 8
@@ -77,13 +95,8 @@ template <class M, int P, int V>
       }
     }
     if (!segment->flush) continue;
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        M::flush(sum[p][v], counts + (p * V + v) * M::kLanes);
-        sum[p][v] = M::zero();
-      }
+    first ? flush<M, true>(sum, counts) : flush<M, false>(sum, counts);
+    first = false;
   }
 }
 

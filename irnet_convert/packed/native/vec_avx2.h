@@ -79,7 +79,7 @@ struct Bits {
   using Vec = __m256i;
   using Acc = __m256i;
   using Act = __m256i;
-  static constexpr bool kCounts = true;
+  static constexpr bool kCounts = true, kPutsSigns = true;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 4, kLanes = 32, kMaxSteps = 63;  // 63 * 4 fits in a byte
   static constexpr int kPixels = 6, kVectors = 2;                   // 12 sums, 2 weights, row, temporary
@@ -93,21 +93,31 @@ struct Bits {
   static Acc step(Acc sum, Act row, Vec w) { return _mm256_add_epi8(sum, _mm256_shuffle_epi8(row, w)); }
   // Channel c of 32 is byte 2c or, from 16 on, 2(c - 16) + 1: so even and odd bytes widen in order.
   static int lane(int c) { return c < 16 ? 2 * c : 2 * (c - 16) + 1; }
+  template <bool kFirst>
   static void flush(Acc sum, Count* counts) {
     auto to = reinterpret_cast<__m256i*>(counts);
     __m256i even = _mm256_and_si256(sum, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(sum, 8);
-    _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), even));
-    _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), odd));
+    _mm256_store_si256(to, kFirst ? even : _mm256_add_epi16(_mm256_load_si256(to), even));
+    _mm256_store_si256(to + 1, kFirst ? odd : _mm256_add_epi16(_mm256_load_si256(to + 1), odd));
   }
   static Unit unit(uint32_t bits) { return Unit(bits << 4); }
-  template <int N>
-  static void put(Unit* to, uint32_t bits) {  // N / 4 nibbles, each to a byte
-    uint64_t x = bits;
-    x = (x | x << 16) & 0x0000ffff0000ffffu;
-    x = (x | x << 8) & 0x00ff00ff00ff00ffu;
-    x = (x | x << 4) & 0x0f0f0f0f0f0f0f0fu;
-    x <<= 4;
-    __builtin_memcpy(to, &x, N / 4);
+  // The signs of R vectors as 2 * R nibbles, each in a byte. Packing takes from the halves of vectors in turns,
+  // and so joins the masks of 4 channels that make a nibble; then two products sum its bits.
+  template <int R>
+  static void put_signs(Unit* to, const F (&r)[R]) {
+    auto mask = [&](int i) {
+      return _mm256_castps_si256(_mm256_cmp_ps(r[i < R ? i : 0], _mm256_setzero_ps(), _CMP_GE_OQ));
+    };
+    __m256i low = _mm256_packs_epi32(mask(0), mask(1)), high = R > 2 ? _mm256_packs_epi32(mask(2), mask(3)) : low;
+    __m256i bits = _mm256_maddubs_epi16(_mm256_set1_epi32(0x80402010), _mm256_packs_epi16(low, high));
+    __m256i nibbles = _mm256_madd_epi16(bits, _mm256_set1_epi16(-1));
+    // The first of each 4 bytes: those of the lower half to even places, those of the upper to odd ones.
+    __m256i apart = _mm256_shuffle_epi8(
+        nibbles, _mm256_setr_epi8(0, -1, 4, -1, 8, -1, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, -1, 4, -1, 8,
+                                  -1, 12, -1, -1, -1, -1, -1, -1, -1, -1));
+    __m128i joined = _mm_or_si128(_mm256_castsi256_si128(apart), _mm256_extracti128_si256(apart, 1));
+    uint64_t x = uint64_t(_mm_cvtsi128_si64(joined));
+    __builtin_memcpy(to, &x, 2 * R);
   }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   static F finish(const Count* counts, const int32_t* bias) {

@@ -73,7 +73,7 @@ struct Bits {
   using Vec = __m512i;
   using Acc = __m512i;
   using Act = __m512i;
-  static constexpr bool kCounts = true;
+  static constexpr bool kCounts = true, kPutsSigns = false;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 32, kLanes = 16, kMaxSteps = 1 << 30;
   static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
@@ -85,9 +85,10 @@ struct Bits {
     return _mm512_add_epi32(sum, _mm512_popcnt_epi32(_mm512_xor_si512(a, w)));
   }
   static int lane(int c) { return c; }
+  template <bool kFirst>
   static void flush(Acc sum, Count* counts) {
     auto to = reinterpret_cast<__m512i*>(counts);
-    _mm512_store_si512(to, _mm512_add_epi32(_mm512_load_si512(to), sum));
+    _mm512_store_si512(to, kFirst ? sum : _mm512_add_epi32(_mm512_load_si512(to), sum));
   }
   static Unit unit(uint32_t bits) { return bits; }
   template <int N>

@@ -60,7 +60,7 @@ struct Bits {
   using Vec = uint8x16_t;
   using Acc = uint8x16_t;
   using Act = uint8x16_t;
-  static constexpr bool kCounts = true;
+  static constexpr bool kCounts = true, kPutsSigns = false;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte
   static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
@@ -70,9 +70,11 @@ struct Bits {
   static Act activation(const Unit* p) { return vld1q_dup_u8(p); }
   static Acc step(Acc sum, Act a, Vec w) { return vaddq_u8(sum, vcntq_u8(veorq_u8(a, w))); }
   static int lane(int c) { return c; }
+  template <bool kFirst>
   static void flush(Acc sum, Count* counts) {
-    vst1q_u16(counts, vaddw_u8(vld1q_u16(counts), vget_low_u8(sum)));
-    vst1q_u16(counts + 8, vaddw_high_u8(vld1q_u16(counts + 8), sum));
+    uint16x8_t none = vdupq_n_u16(0);
+    vst1q_u16(counts, vaddw_u8(kFirst ? none : vld1q_u16(counts), vget_low_u8(sum)));
+    vst1q_u16(counts + 8, vaddw_high_u8(kFirst ? none : vld1q_u16(counts + 8), sum));
   }
   static Unit unit(uint32_t bits) { return Unit(bits); }
   template <int N>

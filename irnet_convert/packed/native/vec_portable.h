@@ -72,7 +72,7 @@ struct Bits {
   using Vec = Words;
   using Acc = Words;
   using Act = Words;
-  static constexpr bool kCounts = true;
+  static constexpr bool kCounts = true, kPutsSigns = false;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte
   static constexpr int kPixels = 6, kVectors = 2;
@@ -95,9 +95,10 @@ struct Bits {
     return sum + x;  // no byte overflows into its neighbour
   }
   static int lane(int c) { return c; }
+  template <bool kFirst>
   static void flush(Acc sum, Count* counts) {
     Bytes bytes = Bytes(sum);
-    for (int i = 0; i < kLanes; ++i) counts[i] = Count(counts[i] + bytes[i]);
+    for (int i = 0; i < kLanes; ++i) counts[i] = Count((kFirst ? 0 : counts[i]) + bytes[i]);
   }
   static Unit unit(uint32_t bits) { return Unit(bits); }
   template <int N>
