@@ -86,9 +86,25 @@ inline void gather(const float* const* in, int n, bool blocks, int64_t c, int co
     for (int i = 0; i < n; ++i) to[i][k] = in[i][(c + k) * stride];
 }
 
+// The few channels of an image, row by row.
+inline void move_few(const MoveJob& job, int64_t begin, int64_t end) {
+  const View& real = job.epilogue.real;
+  int64_t distance = real.x / int64_t(sizeof(float));
+  while (begin < end) {
+    Pixel p = Cursor(job.grid, begin).next();
+    int64_t n = end - begin < job.grid.w - p.x ? end - begin : job.grid.w - p.x;
+    const float* in = job.in + p.n * job.n + p.y * job.y + p.x * job.x;
+    float* to = reinterpret_cast<float*>(at(real, p)) + job.first;
+    for (int64_t c = 0; c < job.channels; ++c)
+      for (int64_t i = 0; i < n; ++i) to[i * distance + c] = in[c * job.c + i * job.x];
+    begin += n;
+  }
+}
+
 inline void move(const MoveJob& job, int64_t begin, int64_t end) {
   constexpr int kChannels = kWide * kFloats;
   bool copies = only_copies(job.epilogue);
+  if (copies && job.channels < kFloats) return move_few(job, begin, end);
   alignas(64) float block[kMoved][kChannels] = {};
   Cursor cursor(job.grid, begin);
   while (begin < end) {

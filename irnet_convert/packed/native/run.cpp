@@ -82,11 +82,11 @@ void complete(const Call& call, int64_t value) {
   for (const Tensor& t : v.tensors) fill_border(t, v.sizes, call.workspace);
 }
 
-// Tiles of pixels take turns with panels of weights that stay in the first-level cache. The pixels are cut
-// into chunks, so that a chunk's input stays in the second-level cache from panel to panel, and so that every
+// Tiles of pixels take turns with panels of weights that stay in the second-level cache, from which they come
+// as fast as they are needed. The pixels are cut into chunks, so that a chunk's input stays in the second-level cache from panel to panel, and so that every
 // thread gets some; where the weights fill that cache, chunks are large, for each one fetches them again.
 void cut(const Call& call, const Prepared& p, ConvJob& job) {
-  constexpr int64_t kPanel = 20 << 10, kWeights = 256 << 10, kLeast = 48, kMost = 192;
+  constexpr int64_t kPanel = 80 << 10, kWeights = 256 << 10, kLeast = 48, kMost = 192;
   int64_t block = p.weights.bytes() / job.n_blocks;
   job.panel = std::clamp(kPanel / std::max(block, int64_t(1)), int64_t(1), job.n_blocks);
   int64_t share = ceil_div(job.pixels, 4 * call.threads);
