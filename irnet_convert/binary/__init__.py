@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from irnet_convert.binary.irnet import ede_schedule, libra_pb
-from irnet_convert.binary.sign import ede_sign, sign
+from irnet_convert.binary.sign import ede_gradient, ede_sign, sign
 from irnet_convert.errors import UnknownNameError, nearest
 
 __all__ = ["METHODS", "Method", "method", "sign"]
@@ -27,6 +27,8 @@ class Method:
         binarize_weight: (latent (O, ...), state (2,)) → binary weights ±2^s of the same shape, in float32 at
             least; differentiable in the latent.
         binarize_activation: (x, state (2,)) → ±1, shape and dtype of x; differentiable in x.
+        surrogate: (x, gradient of its signs, state) → gradient of x: what ``binarize_activation`` does
+            backward, for layers that compute the signs anew there.
         schedule: (fraction, t_min, t_max) → the two floats of the state after that fraction of the training.
             The values of the forward pass must not depend on the state.
         t_min: default of the schedule's lower bound.
@@ -38,6 +40,7 @@ class Method:
     name: str
     binarize_weight: Callable[[Tensor, Tensor], Tensor]
     binarize_activation: Callable[[Tensor, Tensor], Tensor]
+    surrogate: Callable[[Tensor, Tensor, Tensor], Tensor]
     schedule: Callable[[float, float, float], tuple[float, float]]
     t_min: float
     t_max: float
@@ -50,6 +53,7 @@ METHODS: dict[str, Method] = {
         name="irnet",
         binarize_weight=libra_pb,
         binarize_activation=ede_sign,
+        surrogate=ede_gradient,
         schedule=ede_schedule,
         t_min=0.1,
         t_max=10.0,

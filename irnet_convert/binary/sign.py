@@ -49,7 +49,21 @@ class _EdeSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         x, ede = ctx.saved_tensors
-        return (grad * ede_derivative(x, ede)).to(x.dtype), None
+        return ede_gradient(x, grad, ede), None
+
+
+def ede_gradient(x: Tensor, grad: Tensor, ede: Tensor) -> Tensor:
+    """A gradient of sign(x) to one of x: times :func:`ede_derivative`.
+
+    Args:
+        x: what the sign was taken of.
+        grad: shape of ``x``, any floating dtype.
+        ede: ``[k, t]``, shape (2,), on the device of ``x``.
+
+    Returns:
+        Shape and dtype of ``x``.
+    """
+    return (grad * ede_derivative(x, ede)).to(x.dtype)
 
 
 def ede_derivative(x: Tensor, ede: Tensor) -> Tensor:

@@ -150,10 +150,19 @@ class BinaryLayer(nn.Module):
             As the dense layer does.
         """
         ede = self._ede_of_this_pass()
+        weight = self._scaled_weight(ede)
+        if self.act_bits == 1 and zero_pad is None:
+            return self._contract_signs(input, weight, ede, **how)
         x = METHODS[self.method].binarize_activation(input, ede) if self.act_bits == 1 else input
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
-        return self._contract(x, self._scaled_weight(ede), **how)
+        return self._contract(x, weight, **how)
+
+    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+        """``_contract`` on the signs of x. Families whose arithmetic allows it keep one tensor of x for the
+        backward pass instead of two (layers/signed.py).
+        """
+        return self._contract(METHODS[self.method].binarize_activation(x, ede), weight, **how)
 
     def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's own arithmetic: x and weight as they are, with its bias."""

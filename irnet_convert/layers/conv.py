@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from irnet_convert.binary import METHODS
 from irnet_convert.layers.base import BinaryLayer
+from irnet_convert.layers.signed import Geometry, signed_conv
 
 
 class BinaryConvNd(BinaryLayer):
@@ -91,6 +93,16 @@ class BinaryConvNd(BinaryLayer):
     def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
         conv: Any = self
         return conv._conv_forward(x, weight, self.bias)
+
+    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+        conv: Any = self
+        if x.dim() < weight.dim() or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            return super()._contract_signs(x, weight, ede, **how)
+        geometry = Geometry(
+            stride=conv.stride, padding=conv.padding, dilation=conv.dilation, transposed=False,
+            output_padding=(0,) * self.dims, groups=conv.groups,
+        )  # fmt: skip
+        return signed_conv(x, weight, self.bias, ede, METHODS[self.method], geometry)
 
     def _empty_plain(self) -> nn.Module:
         conv: Any = self

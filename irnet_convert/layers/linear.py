@@ -7,7 +7,9 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irnet_convert.binary import METHODS
 from irnet_convert.layers.base import BinaryLayer
+from irnet_convert.layers.signed import signed_linear
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -53,6 +55,11 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | Literal[True] | None = True) -> Tensor:
         """``bias`` takes the place of the layer's own, unless it is True."""
         return F.linear(x, weight, self.bias if bias is True else bias)
+
+    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+        bias = how.get("bias", True)
+        own = self.bias if bias is True else bias
+        return signed_linear(x, weight, own, ede, METHODS[self.method])
 
     def _empty_plain(self) -> nn.Linear:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.conv import BinaryConv2d
 from irnet_convert.layers.dense import same_padding
 
@@ -48,6 +49,11 @@ class BinaryConv2dSame(BinaryConv2d):
             dtype=dtype,
             **options,
         )
+
+    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+        if self.same_pad:  # zeros come between the sign and the convolution
+            return BinaryLayer._contract_signs(self, x, weight, ede, **how)
+        return super()._contract_signs(x, weight, ede, **how)
 
     def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.same_pad:

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from irnet_convert.binary import METHODS
 from irnet_convert.layers.base import BinaryLayer
+from irnet_convert.layers.signed import Geometry, signed_conv
 
 
 class BinaryConvTransposeNd(BinaryLayer):
@@ -108,11 +110,26 @@ class BinaryConvTransposeNd(BinaryLayer):
 
     def _contract(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
         conv: Any = self
-        extra = conv._output_padding(
-            x, output_size, conv.stride, conv.padding, conv.kernel_size, self.dims, conv.dilation
-        )
+        extra = self._extra(x, output_size)
         transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dims - 1]
         return transposed(x, weight, self.bias, conv.stride, conv.padding, extra, conv.groups, conv.dilation)
+
+    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+        conv: Any = self
+        if x.dim() < weight.dim():
+            return super()._contract_signs(x, weight, ede, **how)
+        geometry = Geometry(
+            stride=conv.stride, padding=conv.padding, dilation=conv.dilation, transposed=True,
+            output_padding=self._extra(x, **how), groups=conv.groups,
+        )  # fmt: skip
+        return signed_conv(x, weight, self.bias, ede, METHODS[self.method], geometry)
+
+    def _extra(self, x: Tensor, output_size: list[int] | None = None) -> Sequence[int]:
+        """What ``output_padding`` must be for an output of that size."""
+        conv: Any = self
+        return conv._output_padding(
+            x, output_size, conv.stride, conv.padding, conv.kernel_size, self.dims, conv.dilation
+        )
 
     def _filters(self, weight: Tensor) -> Tensor:
         """(in, out / groups, ...) to (out, in / groups, ...)."""
