@@ -92,3 +92,20 @@ def test_sums_longer_than_16_bits(isa: str, fan_in: int) -> None:
     blob = make_blob(program, {"w": pack_bits(torch.ones(3, fan_in))})
     (found,) = Plan(program, blob, isa).run([torch.full((1, fan_in), -1.0)])
     assert found.tolist() == [[-fan_in] * 3]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [3, 33, 70])
+@pytest.mark.parametrize("fan_in", [4, 252, 256, 260, 1000, 16384, 16388])
+def test_the_largest_counts_beside_the_smallest(isa: str, channels: int, fan_in: int) -> None:
+    # Pixels are counted together: neither may overflow into its neighbour.
+    program = Program(
+        inputs=(ValueSpec(layout="rows", rank=2, channels=fan_in),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(channels, fan_in)),),
+        steps=(BinaryLinear(input=0, weight=0),),
+        outputs=(1,),
+    )
+    blob = make_blob(program, {"w": pack_bits(torch.ones(channels, fan_in))})
+    signs = torch.tensor([-1.0, 1, -1, -1, 1, 1, 1, -1, -1])
+    (found,) = Plan(program, blob, isa).run([signs[:, None].expand(9, fan_in)])
+    assert torch.equal(found, (signs * fan_in)[:, None].expand(9, channels))

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "finish.h"
+#include "pairs.h"
 #include "tile.h"
 
 namespace irn::IRN_ISA {
@@ -99,6 +100,19 @@ template <class M, int kBlock, class Run>
   }
 }
 
+// A tile by one block; of pairs of pixels where they are joined.
+template <class M, int V>
+void pair_tile(const ConvJob& job, const Block& block, const Tile<M>& t, const Joined<M>& joined) {
+  constexpr int kBlock = V * M::kLanes, kAll = kBlock / kFloats, kAtOnce = kAll < kWide ? kAll : kWide;
+  using Function = void (*)(const Joined<M>&, const typename M::Weight*, typename M::Count*);
+  static constexpr Function kTiles[] = {tile_of_pairs<M, 1, V>, tile_of_pairs<M, 2, V>,
+                                        V == 1 ? tile_of_pairs<M, 3, 1> : nullptr};
+  static_assert(M::kPairs == 3 && M::kWidePairs == 2);
+  alignas(64) typename M::Count counts[2 * M::kPairs * kBlock];
+  kTiles[(t.n - 1) / 2](joined, reinterpret_cast<const typename M::Weight*>(job.weights) + block.weights, counts);
+  finish_tile<M, kAtOnce, kBlock>(job, block, counts, t, 0);
+}
+
 template <class M, int V>
 void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   constexpr int kBlock = V * M::kLanes, kAll = kBlock / kFloats, kAtOnce = kAll < kWide ? kAll : kWide;
@@ -128,10 +142,42 @@ void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
 template <class M>
 constexpr int kNarrow = Bits::kUnitBits > M::kLanes ? Bits::kUnitBits / M::kLanes : 1;
 
+template <class M>
+void conv_blocks(const ConvJob& job, int64_t b0, int64_t b1, const Tile<M>& t) {
+  for (int64_t b = b0; b < b1; ++b) {
+    if (job.blocks[b].vectors == kNarrow<M>)
+      conv_tile<M, kNarrow<M>>(job, job.blocks[b], t);
+    else
+      conv_tile<M, M::kVectors>(job, job.blocks[b], t);
+  }
+}
+
+template <class M>
+void conv_pairs(const ConvJob& job, int64_t b0, int64_t b1, const Tile<M>& t) {
+  Joined<M> joined;
+  for (int64_t b = b0; b < b1; ++b) {
+    const Block& block = job.blocks[b];
+    if (b == b0 || block.group != job.blocks[b - 1].group) {
+      const typename M::Unit* x[M::kPixels];
+      for (int i = 0; i < t.n; ++i)
+        x[i] = reinterpret_cast<const typename M::Unit*>(t.in[i] + block.group * job.group_bytes);
+      joined.join(job, x, t.n);
+    }
+    if (block.vectors == kNarrow<M>)
+      pair_tile<M, kNarrow<M>>(job, block, t, joined);
+    else
+      pair_tile<M, M::kVectors>(job, block, t, joined);
+  }
+}
+
 // Items are pairs of a chunk of pixels and a panel of blocks, panels fastest.
 template <class M>
 void conv(const ConvJob& job, int64_t begin, int64_t end) {
   int64_t panels = (job.n_blocks + job.panel - 1) / job.panel;
+  bool pairs = false;
+  if constexpr (M::kPairs > 0) pairs = Joined<M>::fits(job);
+  bool narrow = job.n_blocks == 1 && job.blocks[0].vectors == kNarrow<M>;
+  int64_t most = pairs ? 2 * (narrow ? M::kPairs : M::kWidePairs) : M::kPixels;
   for (; begin < end; ++begin) {
     int64_t first = begin / panels * job.chunk, b0 = begin % panels * job.panel;
     int64_t last = first + job.chunk < job.pixels ? first + job.chunk : job.pixels;
@@ -139,16 +185,19 @@ void conv(const ConvJob& job, int64_t begin, int64_t end) {
     Walk walk(job, first);
     Tile<M> t;
     while (first < last) {
-      int64_t tiles = (last - first + M::kPixels - 1) / M::kPixels;
-      int64_t n = (last - first + tiles - 1) / tiles;  // about equal tiles, not full ones and a rest
+      int64_t left = last - first, tiles = (left + most - 1) / most;
+      // About equal tiles, not full ones and a rest; but no half pairs.
+      int64_t n = (left + tiles - 1) / tiles;
+      if (pairs && n < left) n += n % 2;
       walk.take(t, n);
-      for (int64_t b = b0; b < b1; ++b) {
-        if (job.blocks[b].vectors == kNarrow<M>)
-          conv_tile<M, kNarrow<M>>(job, job.blocks[b], t);
-        else
-          conv_tile<M, M::kVectors>(job, job.blocks[b], t);
-      }
       first += n;
+      if constexpr (M::kPairs > 0) {
+        if (pairs && n > 1) {
+          conv_pairs(job, b0, b1, t);
+          continue;
+        }
+      }
+      conv_blocks(job, b0, b1, t);
     }
   }
 }

@@ -16,6 +16,7 @@ struct Real {
   using Acc = F;
   using Act = F;
   static constexpr bool kCounts = false;
+  static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 1, kLanes = kFloats, kMaxSteps = 1 << 30;
   static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
@@ -40,6 +41,7 @@ struct Ints {
   using Acc = I;
   using Act = I;
   static constexpr bool kCounts = false;
+  static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kUnitBits = 16, kStep = 2, kLanes = kFloats, kMaxSteps = 1 << 30;
   static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
 

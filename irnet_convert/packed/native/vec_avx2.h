@@ -70,6 +70,20 @@ struct XorPopcount {
 };
 inline constexpr XorPopcount kXorPopcount;
 
+// Of two pixels; see pairs.h.
+struct XorPopcounts {
+  alignas(64) uint8_t row[256][16];
+  constexpr XorPopcounts() : row() {
+    for (int pair = 0; pair < 256; ++pair)
+      for (int w = 0; w < 16; ++w)
+        row[pair][w] = uint8_t(kXorPopcount.row[pair & 15][w] + 16 * kXorPopcount.row[pair >> 4][w]);
+  }
+};
+inline constexpr XorPopcounts kXorPopcounts;
+
+alignas(32) inline constexpr uint64_t kLowNibbles[4] = {
+    0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f};
+
 struct Bits {
   // An activation unit is a nibble a, kept as the byte 16 * a: where its row starts in the table
   // T[a][w] = popcount(a ^ w). The row is indexed by the weight nibbles of 32 output channels at once.
@@ -80,8 +94,10 @@ struct Bits {
   using Acc = __m256i;
   using Act = __m256i;
   static constexpr bool kCounts = true, kPutsSigns = true;
+  // Pairs of pixels in a tile of one and of two vectors: with more no register is left for sums on their way.
+  static constexpr int kPairs = 3, kWidePairs = 2;
   static constexpr int kStep = 1;
-  static constexpr int kUnitBits = 4, kLanes = 32, kMaxSteps = 63;  // 63 * 4 fits in a byte
+  static constexpr int kUnitBits = 4, kLanes = 32, kJoin = 16, kMaxSteps = 63;  // 63 * 4 fits in a byte
   static constexpr int kPixels = 6, kVectors = 2;                   // 12 sums, 2 weights, row, temporary
 
   static Acc zero() { return _mm256_setzero_si256(); }
@@ -99,6 +115,60 @@ struct Bits {
     __m256i even = _mm256_and_si256(sum, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(sum, 8);
     _mm256_store_si256(to, kFirst ? even : _mm256_add_epi16(_mm256_load_si256(to), even));
     _mm256_store_si256(to + 1, kFirst ? odd : _mm256_add_epi16(_mm256_load_si256(to + 1), odd));
+  }
+  // For pairs.h. Where the row of two nibbles starts: 16 * (a + 16 * b), of units 16 * a and 16 * b.
+  static void join(const Unit* a, const Unit* b, uint16_t* to) {
+    __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a)));
+    __m256i y = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_or_si256(x, _mm256_slli_epi16(y, 4)));
+  }
+  static Act row_of(uint16_t start) {
+    auto row = reinterpret_cast<const uint8_t*>(kXorPopcounts.row) + start;
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(row)));
+  }
+  static Acc look_up(Act row, const Weight* w) { return _mm256_shuffle_epi8(row, weights(w)); }
+  static Acc sum(Acc a, Acc b) { return _mm256_add_epi8(a, b); }
+  static Acc upper(Acc counts) {
+    return _mm256_and_si256(_mm256_srli_epi16(counts, 4), _mm256_set1_epi8(15));
+  }
+  // Three steps of two pixels by two vectors. In assembly, for it takes all 16 registers beside the other
+  // sums of a tile, and compilers spill some of them.
+  static void three(Acc (&all)[2], Acc (&over)[2], const uint16_t* rows, const Weight* w) {
+    auto table = reinterpret_cast<const uint8_t*>(kXorPopcounts.row);
+    auto v = reinterpret_cast<const __m256i*>(w);
+    __m256i x, y, z, row, mask = _mm256_set1_epi8(15);
+    uint64_t start;
+    asm("movzwl %[r0], %k[start]\n\t"
+        "vbroadcasti128 (%[table],%[start]), %[row]\n\t"
+        "vpshufb %[w0], %[row], %[x]\n\t"
+        "vpshufb %[w1], %[row], %[y]\n\t"
+        "movzwl %[r1], %k[start]\n\t"
+        "vbroadcasti128 (%[table],%[start]), %[row]\n\t"
+        "vpshufb %[w2], %[row], %[z]\n\t"
+        "vpshufb %[w3], %[row], %[row]\n\t"
+        "vpaddb %[z], %[x], %[x]\n\t"
+        "vpaddb %[row], %[y], %[y]\n\t"
+        "movzwl %[r2], %k[start]\n\t"
+        "vbroadcasti128 (%[table],%[start]), %[row]\n\t"
+        "vpshufb %[w4], %[row], %[z]\n\t"
+        "vpshufb %[w5], %[row], %[row]\n\t"
+        "vpaddb %[z], %[x], %[x]\n\t"
+        "vpaddb %[row], %[y], %[y]\n\t"
+        "vpaddb %[x], %[all0], %[all0]\n\t"
+        "vpaddb %[y], %[all1], %[all1]\n\t"
+        "vpsrlw $4, %[x], %[x]\n\t"
+        "vpsrlw $4, %[y], %[y]\n\t"
+        "vpand %[mask], %[x], %[x]\n\t"
+        "vpand %[mask], %[y], %[y]\n\t"
+        "vpaddb %[x], %[over0], %[over0]\n\t"
+        "vpaddb %[y], %[over1], %[over1]"
+        : [all0] "+x"(all[0]), [all1] "+x"(all[1]), [over0] "+x"(over[0]), [over1] "+x"(over[1]),
+          [x] "=&x"(x), [y] "=&x"(y), [z] "=&x"(z), [row] "=&x"(row), [start] "=&r"(start)
+        : [r0] "m"(rows[0]), [r1] "m"(rows[1]), [r2] "m"(rows[2]), [table] "r"(table), [w0] "m"(v[0]),
+          [w1] "m"(v[1]), [w2] "m"(v[2]), [w3] "m"(v[3]), [w4] "m"(v[4]), [w5] "m"(v[5]), [mask] "x"(mask));
+  }
+  static Acc lower(Acc all, Acc upper) {  // all - 16 * upper, in bytes
+    return _mm256_sub_epi8(all, _mm256_and_si256(_mm256_slli_epi16(upper, 4), _mm256_set1_epi8(-16)));
   }
   static Unit unit(uint32_t bits) { return Unit(bits << 4); }
   // The signs of R vectors as 2 * R nibbles, each in a byte. Packing takes from the halves of vectors in turns,

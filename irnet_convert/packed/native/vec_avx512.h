@@ -74,6 +74,7 @@ struct Bits {
   using Acc = __m512i;
   using Act = __m512i;
   static constexpr bool kCounts = true, kPutsSigns = false;
+  static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 32, kLanes = 16, kMaxSteps = 1 << 30;
   static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
