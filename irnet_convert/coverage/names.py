@@ -9,9 +9,10 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from accelerate import init_empty_weights
 from torch import nn
 
-from irnet_convert.errors import UnknownNameError, nearest
+from irnet_convert.errors import ModelError, UnknownNameError, nearest
 from irnet_convert.networks import create_model
 from irnet_convert.recipe.inputs import ModelSpec
 
@@ -75,7 +76,18 @@ def build(name: str, *, meta: bool | None = None, kwargs: dict[str, Any] | None 
         meta: on the meta device; None: unless it needs values.
         kwargs: further arguments of the library's factory.
     """
-    device = "meta" if (not needs_values(name) if meta is None else meta) else "cpu"
-    with warnings.catch_warnings(), torch.device(device):
+    spec = ModelSpec(name=name, kwargs=kwargs or {})
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries' remarks on their own models
-        return create_model(ModelSpec(name=name, kwargs=kwargs or {})).eval()
+        if not (not needs_values(name) if meta is None else meta):
+            return create_model(spec).eval()
+        try:
+            with torch.device("meta"):
+                return create_model(spec).eval()
+        except ModelError as error:
+            if not isinstance(error.__cause__, NotImplementedError):
+                raise
+        # Its constructor reads values of tensors (torchvision's RegNet computes its widths by them), so only
+        # its parameters can be without any.
+        with init_empty_weights():
+            return create_model(spec).eval().to("meta")

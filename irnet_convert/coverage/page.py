@@ -83,12 +83,11 @@ def _share(rows: Sequence[Row]) -> str:
         (reason, f"{macs / 1e9:,.2f}", f"{100 * macs / total:.2f} %", names[reason])
         for reason, macs in rest.most_common()
     ]
-    low = sorted(
-        (r.binary_macs / r.interior_macs, r) for r in counted if r.binary_macs < _BELOW * r.interior_macs
-    ) if counted else []  # fmt: skip
+    shares = sorted((r.binary_macs / r.interior_macs, r.name, r) for r in counted)
     few = [
-        (r.name, f"{100 * share:.1f} %", max(r.rest, key=r.rest.__getitem__) if r.rest else "")
-        for share, r in sorted(low, key=lambda pair: (pair[0], pair[1].name))
+        (name, f"{100 * share:.1f} %", max(r.rest, key=r.rest.__getitem__) if r.rest else "")
+        for share, name, r in shares
+        if share < _BELOW
     ]
     return "\n\n".join(
         [

@@ -73,6 +73,12 @@ def test_the_page_says_what_was_found() -> None:
     assert "## Share" not in page([Row(name="timm/a")], seconds=1, jobs=1, command="c")
 
 
+def test_equal_shares_stand_in_the_order_of_their_names() -> None:
+    rows = [Row(name=f"timm/{n}", interior_macs=10, binary_macs=5, rest={"why": 5}) for n in "ba"]
+    text = page(rows, seconds=1, jobs=1, command="c")
+    assert text.index("| timm/a | 50.0 % |") < text.index("| timm/b | 50.0 % |")
+
+
 def test_names() -> None:
     assert len(list_names("timm")) > 1000
     assert list_names(match="resnet18") == ["timm/resnet18", "torchvision/resnet18"]
@@ -169,6 +175,14 @@ def test_parameters_are_never_held_twice() -> None:
         assert made < 0.1 * own
         made, own = conversion_peak(build(name, meta=False), example, inplace=False)
         assert made >= own
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/regnet_y_400mf"])
+def test_large_networks_are_built_without_memory(name: str) -> None:
+    """RegNet's constructor reads values of tensors, which none on the meta device has."""
+    net = build(name)
+    assert all(tensor.is_meta for tensor in net.state_dict().values())
+    assert not net.training
 
 
 def run(*arguments: str) -> tuple[int, str]:
