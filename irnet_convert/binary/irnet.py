@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from irnet_convert.binary.sign import ede_sign, shape_only
+from irnet_convert.binary.passes import call, dense_float, laid_out_like, operator
+from irnet_convert.binary.sign import ede_derivative, ede_sign, shape_only
 from irnet_convert.errors import ArgumentError
 
 FLAT = 16
@@ -42,11 +44,81 @@ def libra_pb(latent: Tensor, ede: Tensor) -> Tensor:
     if shape_only(latent):
         return latent.to(torch.promote_types(latent.dtype, torch.float32), copy=True)
     with _no_autocast(latent.device.type):
-        normed, flat = standardize(latent)
-        with torch.no_grad():
-            s = _rows(normed).abs().mean(1).log2().round()
-            step = torch.exp2(s).reshape(flat.shape).masked_fill(flat, 1.0)
-        return ede_sign(normed, ede) * step
+        return _LibraPB.apply(latent, ede)[0]
+
+
+class _LibraPB(torch.autograd.Function):
+    """Keeps the latents and three numbers a filter for the backward pass: nothing else of their size."""
+
+    @staticmethod
+    def forward(latent: Tensor, ede: Tensor) -> tuple[Tensor, Tensor]:
+        return _libra(latent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        latent, ede, filters = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # Somebody wants the gradient of this gradient: by the operations that the formula comes from.
+            binary = ede_sign(standardize(latent)[0], ede) * _per_filter(filters[:, 2], latent)
+            return torch.autograd.grad(binary, latent, grad.to(binary.dtype), create_graph=True)[0], None
+        return _libra_gradient(latent, grad, filters, ede), None
+
+
+def _libra_by_tensors(latent: Tensor) -> tuple[Tensor, Tensor]:
+    """The binary weights; and of each filter mean, 1/σ (0 if it is constant) and 2^s, (O, 3)."""
+    f = _filters(latent)
+    s = (_rows(f.shares).abs().mean(1, dtype=_wide(f.shares)).reshape(f.flat.shape) / f.spread).log2().round()
+    step = torch.exp2(s).to(f.shares.dtype).masked_fill(f.flat, 1.0)
+    scale = (1 / (f.spread.to(step.dtype) * f.unit)).masked_fill(f.flat, 0.0)
+    return torch.where(f.shares >= 0, step, -step), torch.stack(
+        [f.mean.flatten(), scale.flatten(), step.flatten()], 1
+    )
+
+
+def _libra_natively(latent: Tensor) -> tuple[Tensor, Tensor] | None:
+    if not dense_float(latent):
+        return None
+    out, filters = torch.empty_like(latent), latent.new_empty(len(latent), 3)
+    done = call("libra", (latent, out, filters), len(latent), latent[0].numel() if len(latent) else 0)
+    return (out, filters) if done else None
+
+
+def _libra_gradient_by_tensors(latent: Tensor, grad: Tensor, filters: Tensor, ede: Tensor) -> Tensor:
+    """(1/σ)·[g − mean(g) − ŵ·Σ g·ŵ/(n − 1)] with g = grad·2^s·k·t·(1 − tanh²(t·ŵ)); as ``latent``."""
+    w = latent.to(filters.dtype)
+    mean, scale, step = (_per_filter(column, w) for column in filters.unbind(1))
+    normed = (w - mean) * scale
+    g = grad.to(w.dtype) * step * ede_derivative(normed, ede)
+    along = _rows(g * normed).sum(1) / max(w[0].numel() - 1, 1)
+    back = scale * (g - _per_filter(_rows(g).mean(1), w) - normed * _per_filter(along, w))
+    return torch.where(scale == 0, 0.0, back).to(latent.dtype)
+
+
+def _libra_gradient_natively(latent: Tensor, grad: Tensor, filters: Tensor, ede: Tensor) -> Tensor | None:
+    if not dense_float(latent):
+        return None
+    out, (k, t) = torch.empty_like(latent), ede.tolist()
+    tensors = (latent, laid_out_like(grad, latent), filters, out)
+    sizes = len(latent), latent[0].numel() if len(latent) else 0
+    return out if call("libra_gradient", tensors, *sizes, k, t) else None
+
+
+_libra = operator("libra(Tensor latent) -> (Tensor, Tensor)", _libra_by_tensors, _libra_natively)
+_libra_gradient = operator(
+    "libra_gradient(Tensor latent, Tensor grad, Tensor filters, Tensor ede) -> Tensor",
+    _libra_gradient_by_tensors,
+    _libra_gradient_natively,
+)
+
+
+def _per_filter(values: Tensor, w: Tensor) -> Tensor:
+    """(O,) as (O, 1, ...)."""
+    return values.reshape(-1, *[1] * (w.dim() - 1))
 
 
 def standardize(latent: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,21 +131,54 @@ def standardize(latent: Tensor) -> tuple[Tensor, Tensor]:
         ŵ with the shape of ``latent`` and gradients to it, of the wider of float32 and its dtype; and a
         boolean tensor (O, 1, ...) that says which filters are constant. Their ŵ and gradient are zero.
     """
+    f = _filters(latent)
+    return f.shares / f.spread.to(f.shares.dtype), f.flat
+
+
+class _Filters(NamedTuple):
+    """What the formulas of a weight are made of; all but ``shares`` are (O, 1, ...)."""
+
+    mean: Tensor
+    unit: Tensor
+    """The largest distance from the mean, 1 where there is none."""
+    shares: Tensor
+    """(w − mean) / unit, shape of the weight; zero in constant filters."""
+    spread: Tensor
+    """σ / unit, 1 in constant filters; float64 where the device has it."""
+    flat: Tensor
+    """Whether the filter is constant."""
+
+
+def _filters(latent: Tensor) -> _Filters:
+    """The sign hangs on w − mean alone, which is exact where it matters, near 0 (Sterbenz).
+
+    The mean is a sum in float64, rounded once: the same in every memory format, on every device and in the
+    native passes, where a sum in another order could flip a weight that is at the mean.
+    """
     w = latent.to(torch.promote_types(latent.dtype, torch.float32))
-    per_filter = (w.shape[0],) + (1,) * (w.dim() - 1)
-    # ŵ does not depend on the magnitude of w. Dividing by the largest |w| first (a constant to the gradient,
-    # for the same reason) keeps the squares of dead filters (1e-20 and less are met in pretrained networks)
-    # from underflowing to σ = 0, and those of large ones from overflowing.
-    largest = _rows(w.detach()).abs().amax(1).reshape(per_filter)
-    w = w / largest.masked_fill(largest == 0, 1.0)
-    rows = _rows(w)
-    variance, mean = torch.var_mean(rows, 1, correction=min(1, rows.shape[1] - 1))
-    variance, mean = variance.reshape(per_filter), mean.reshape(per_filter)
-    flat = variance.detach() <= (FLAT * torch.finfo(w.dtype).eps) ** 2
+    wide = _wide(w)
+    mean = _per_filter(_rows(w).mean(1, dtype=wide).to(w.dtype), w)
+    distance = w - mean
+    # ŵ does not depend on the magnitude of w. Dividing by the largest distance first (a constant to the
+    # gradient, for the same reason) keeps the squares of dead filters (1e-20 and less are met in pretrained
+    # networks) from underflowing to σ = 0, and those of large ones from overflowing.
+    far = _per_filter(_rows(distance.detach()).abs().amax(1), w)
+    unit = far.masked_fill(far == 0, 1.0)
+    shares = distance / unit
+    rows = _rows(shares).to(wide)
+    variance = _per_filter(rows.var(1, correction=min(1, rows.shape[1] - 1)), w)
+    largest = _per_filter(_rows(w.detach()).abs().amax(1), w)
+    limits = torch.finfo(w.dtype)
+    sigma = variance.detach().sqrt().to(w.dtype) * unit
+    flat = (sigma <= FLAT * limits.eps * largest) | (sigma < limits.tiny)  # 1/σ would be infinite below it
     # The square root's slope at 0 is infinite, so the zero is taken away before it and not after.
-    normed = (w - mean) / variance.masked_fill(flat, 1.0).sqrt()
+    spread = variance.masked_fill(flat, 1.0).sqrt()
     # Not masked_fill, whose result is never channels_last.
-    return torch.where(flat, 0.0, normed), flat
+    return _Filters(mean, unit, torch.where(flat, 0.0, shares), spread, flat)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def ede_schedule(fraction: float, t_min: float = 0.1, t_max: float = 10.0) -> tuple[float, float]:

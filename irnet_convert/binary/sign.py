@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irnet_convert.binary.passes import call, dense_float, laid_out_like, operator
+
 
 def sign(x: Tensor) -> Tensor:
     """+1 where ``x >= 0``, −1 elsewhere; its gradient is zero.
@@ -21,9 +23,7 @@ def sign(x: Tensor) -> Tensor:
     Returns:
         A tensor of the same shape, dtype and memory format that holds only +1 and −1.
     """
-    if shape_only(x):
-        return x.clone()
-    return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
+    return x.clone() if shape_only(x) else _sign(x)
 
 
 def shape_only(x: Tensor) -> bool:
@@ -63,7 +63,37 @@ def ede_gradient(x: Tensor, grad: Tensor, ede: Tensor) -> Tensor:
     Returns:
         Shape and dtype of ``x``.
     """
+    if torch.is_grad_enabled():  # somebody wants the gradient of this gradient
+        return _gradient(x, grad, ede)
+    return _ede_gradient(x, grad, ede)
+
+
+def _sign_by_tensors(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
+
+
+def _sign_natively(x: Tensor) -> Tensor | None:
+    if not dense_float(x):
+        return None
+    out = torch.empty_like(x)
+    return out if call("sign", (x, out), x.numel()) else None
+
+
+def _gradient(x: Tensor, grad: Tensor, ede: Tensor) -> Tensor:
     return (grad * ede_derivative(x, ede)).to(x.dtype)
+
+
+def _gradient_natively(x: Tensor, grad: Tensor, ede: Tensor) -> Tensor | None:
+    if not dense_float(x):
+        return None
+    out, (k, t) = torch.empty_like(x), ede.tolist()
+    return out if call("surrogate", (x, laid_out_like(grad, x), out), x.numel(), k, t) else None
+
+
+_sign = operator("sign(Tensor x) -> Tensor", _sign_by_tensors, _sign_natively)
+_ede_gradient = operator(
+    "ede_gradient(Tensor x, Tensor grad, Tensor ede) -> Tensor", _gradient, _gradient_natively
+)
 
 
 def ede_derivative(x: Tensor, ede: Tensor) -> Tensor:
@@ -81,8 +111,10 @@ def ede_derivative(x: Tensor, ede: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     k, t = ede.to(dtype).unbind()
-    slope = (k * t) * (1 - torch.tanh(t * x.to(dtype)).square())
-    return slope.nan_to_num(nan=0.0)
+    # 1 − tanh²(y) = 4e/(1 + e)² with e = exp(−2|y|): no difference of two numbers near 1, which would have no
+    # correct digit left at |y| = 8.
+    e = torch.exp(-2 * (t * x.to(dtype)).abs())
+    return ((4 * k * t) * e / (1 + e).square()).nan_to_num(nan=0.0)
 
 
 def ede_sign(x: Tensor, ede: Tensor) -> Tensor:

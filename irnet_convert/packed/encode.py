@@ -6,6 +6,7 @@ import math
 import struct
 from typing import get_args
 
+from irnet_convert.native import INTERFACE_VERSION
 from irnet_convert.packed.blob import offsets
 from irnet_convert.packed.steps import (
     Activation,
@@ -33,9 +34,6 @@ from irnet_convert.packed.steps import (
     ValueSpec,
     inputs_of,
 )
-
-#: Of the encoding and the C interface, as native/irnet.h has it.
-INTERFACE_VERSION = 1
 
 _KINDS = (BinaryConv, Conv, BinaryLinear, Linear, MaxPool, AvgPool, GlobalAvgPool, Flatten, Subsample, Concat,
           Pointwise)  # fmt: skip

@@ -14,19 +14,16 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import irnet_convert.packed
 from irnet_convert.errors import ArgumentError, NativeError, UnknownNameError, nearest
+from irnet_convert.native import ISA_VARIABLE, ISAS, library_file
 from irnet_convert.packed.encode import encode
-from irnet_convert.packed.library import ISAS, LIBRARY_NAME, REMEDY, Library
+from irnet_convert.packed.library import REMEDY, Library
 from irnet_convert.packed.steps import Program, parse_program
 
-#: Names the instruction set to use, instead of the fastest: one of ``ISAS``, or "reference" for none.
-ISA_VARIABLE = "IRNET_ISA"
 #: Most plans that are kept.
 MAX_PLANS = 64
 
@@ -34,8 +31,7 @@ MAX_PLANS = 64
 @functools.cache
 def library() -> Library | None:
     """The native library, or None, with one warning, where it was not built or does not load."""
-    paths = [Path(p) / LIBRARY_NAME for p in irnet_convert.packed.__path__]
-    path = next((p for p in paths if p.is_file()), None)
+    path = library_file()
     try:
         if path is not None:
             return Library(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-import sys
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
@@ -14,15 +13,9 @@ import torch
 from torch import Tensor
 
 from irnet_convert.errors import NativeError
-from irnet_convert.packed.encode import INTERFACE_VERSION
+from irnet_convert.native import INTERFACE_VERSION, ISAS, usable_isas
 
-#: Instruction sets by their number in native/irnet.h.
-ISAS = ("portable", "avx2", "avx512", "neon")
-#: Those that a processor may have, the fastest first.
-FASTEST_FIRST = ("avx512", "avx2", "neon", "portable")
 _MAX_RANK = 8
-#: Its file name.
-LIBRARY_NAME = "irnet_native" + (".dylib" if sys.platform == "darwin" else ".so")
 #: What to do where the library is missing.
 REMEDY = (
     "install a C++17 compiler (gcc or clang) and install irnet-convert again: "
@@ -66,7 +59,7 @@ class Library:
     @functools.cached_property
     def isas(self) -> tuple[str, ...]:
         """The instruction sets that can be used here, the fastest first."""
-        return tuple(isa for isa in FASTEST_FIRST if self._c.irn_isa_available(ISAS.index(isa)))
+        return usable_isas(self._c)
 
     def measure_limit(self, isa: str, seconds: float = 0.2) -> float:
         """Binary multiply-adds per second of one core, register to register: what no layer can exceed."""

@@ -222,7 +222,8 @@ def test_compile_once_for_the_whole_schedule(backend, scale):
             y = compiled(x)
             y.square().sum().backward()
             torch.testing.assert_close(y, layer(x))
-            torch.testing.assert_close(layer.weight.grad, expected)
+            largest = float(expected.abs().max())  # small elements are differences of large ones
+            torch.testing.assert_close(layer.weight.grad, expected, rtol=0, atol=3e-6 * largest)
 
 
 @pytest.mark.parametrize("act_bits", [1, 32])

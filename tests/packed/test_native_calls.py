@@ -165,7 +165,7 @@ def test_the_limit_is_measured() -> None:
 
 def test_without_the_library_one_warning_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.library.cache_clear()
-    monkeypatch.setattr(engine, "LIBRARY_NAME", "absent.so")
+    monkeypatch.setattr(engine, "library_file", lambda: None)
     try:
         with pytest.warns(UserWarning, match="install a C\\+\\+17 compiler"):
             assert engine.isa_in_use() == "reference"

@@ -1,0 +1,82 @@
+// The C interface of training: arrays cut into parts for the threads. Returns 1 where the isa is not available.
+#include "irnet_train.h"
+#include "kernels.h"
+#include "pool.h"
+#include "train_passes.h"
+
+namespace irn {
+
+const Kernels* kernels_of(int isa);
+const Passes* portable_passes();
+const Passes* avx2_passes();
+const Passes* avx512_passes();
+const Passes* neon_passes();
+
+namespace {
+
+const Passes* passes_of(int isa) {
+  if (!kernels_of(isa)) return nullptr;
+#if defined(__x86_64__)
+  if (isa == IRN_AVX2) return avx2_passes();
+  if (isa == IRN_AVX512) return avx512_passes();
+#elif defined(__aarch64__)
+  if (isa == IRN_NEON) return neon_passes();
+#endif
+  return portable_passes();
+}
+
+constexpr int64_t kBlock = 8192;  // floats: a thread's share of work is worth waking it, and stays in its cache
+
+template <class Pass>
+void blocks(int threads, int64_t n, const Pass& pass) {
+  parallel(threads, (n + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
+    int64_t from = begin * kBlock, to = end * kBlock < n ? end * kBlock : n;
+    pass(from, to - from);
+  });
+}
+
+}  // namespace
+}  // namespace irn
+
+using irn::blocks, irn::parallel, irn::passes_of;
+
+extern "C" {
+
+int irn_sign(int isa, const float* x, float* out, int64_t n, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  blocks(threads, n, [&](int64_t i, int64_t count) { passes->sign(x + i, out + i, count); });
+  return 0;
+}
+
+int irn_surrogate(int isa, const float* x, const float* grad, float* out, int64_t n, float k, float t,
+                  int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  blocks(threads, n, [&](int64_t i, int64_t count) {
+    passes->surrogate(x + i, grad + i, out + i, count, k, t);
+  });
+  return 0;
+}
+
+int irn_libra(int isa, const float* w, float* out, float* stats, int64_t filters, int64_t n, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  parallel(threads, filters, [&](int64_t begin, int64_t end) {
+    for (int64_t f = begin; f < end; ++f) passes->binarize_filter(w + f * n, out + f * n, stats + 3 * f, n);
+  });
+  return 0;
+}
+
+int irn_libra_gradient(int isa, const float* w, const float* grad, const float* stats, float* out,
+                       int64_t filters, int64_t n, float k, float t, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  parallel(threads, filters, [&](int64_t begin, int64_t end) {
+    for (int64_t f = begin; f < end; ++f)
+      passes->filter_gradient(w + f * n, grad + f * n, stats + 3 * f, out + f * n, n, k, t);
+  });
+  return 0;
+}
+
+}  // extern "C"

@@ -1,0 +1,174 @@
+// Passes of training over arrays of floats, for the vector width and the flags of the file that includes this.
+// No function is shared with other instruction sets.
+#pragma once
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+
+#include "train_passes.h"
+
+namespace irn::IRN_TRAIN_ISA {
+namespace {
+
+constexpr int kFloats = IRN_TRAIN_FLOATS, kDoubles = kFloats / 2;  // of one register
+
+// W floats, and the integers and doubles that go with them. (gcc takes no vector_size from a template.)
+template <int W>
+struct Types;
+#define IRN_TYPES(W)                                   \
+  template <>                                          \
+  struct Types<W> {                                    \
+    using V = float __attribute__((vector_size(4 * W)));    \
+    using N = int32_t __attribute__((vector_size(4 * W)));  \
+    using D = double __attribute__((vector_size(8 * W)));   \
+  };
+IRN_TYPES(kFloats)
+IRN_TYPES(kDoubles)
+
+template <int W>
+struct Of {
+  using V = typename Types<W>::V;
+  using N = typename Types<W>::N;
+  using D = typename Types<W>::D;
+  static constexpr int64_t kWide = W;
+
+  static V splat(float x) { return x - V{}; }
+  static V magnitude(V x) { return (V)((N)x & 0x7fffffff); }
+  static V choose(N mask, V a, V b) { return (V)(((N)a & mask) | ((N)b & ~mask)); }
+  static D wide(V x) { return __builtin_convertvector(x, D); }
+  static V narrow(D x) { return __builtin_convertvector(x, V); }
+
+  // p[0 .. count), the rest as given.
+  static V read(const float* p, int64_t count, float rest) {
+    V x = splat(rest);
+    if (count == W) {
+      __builtin_memcpy(&x, p, sizeof x);
+    } else {
+      for (int64_t i = 0; i < count; ++i) x[i] = p[i];
+    }
+    return x;
+  }
+  static void write(float* p, int64_t count, V x) {
+    if (count == W) {
+      __builtin_memcpy(p, &x, sizeof x);
+    } else {
+      for (int64_t i = 0; i < count; ++i) p[i] = x[i];
+    }
+  }
+  static double sum_of(D x) {
+    double sum = 0;
+    for (int i = 0; i < W; ++i) sum += x[i];
+    return sum;
+  }
+  // Calls pass(i, count) for each whole vector, and once for a rest.
+  template <class Pass>
+  static void each(int64_t n, const Pass& pass) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) pass(i, W);
+    if (i < n) pass(i, n - i);
+  }
+};
+
+using Floats = Of<kFloats>;
+using Halves = Of<kDoubles>;
+
+// k t (1 - tanh(t x)^2) = 4 k t e / (1 + e)^2 with e = exp(-2 |t x|) = 2^-y, which takes no difference of
+// numbers near 1. From y = 48 on it is 0: less than a rounding beside its peak. At NaN it is 0 too.
+template <class T, class V = typename T::V, class N = typename T::N>
+inline V slope(V x, V t, V peak) {
+  V y = T::magnitude(x * t) * 2.88539008f;  // 2 / ln 2
+  N near = y < T::splat(48.0f);
+  y = (V)((N)y & near);
+  N whole = __builtin_convertvector(y, N);
+  V u = (0.5f - (y - __builtin_convertvector(whole, V))) * 0.693147181f;  // |u| <= ln 2 / 2
+  V p = 1.98412698e-4f * u + 1.38888889e-3f;                              // Taylor's series of exp
+  p = p * u + 8.33333333e-3f;
+  p = p * u + 4.16666667e-2f;
+  p = p * u + 1.66666667e-1f;
+  p = p * u + 0.5f;
+  p = p * u + 1.0f;
+  p = p * u + 1.0f;
+  V e = p * 0.707106781f * (V)((127 - whole) << 23);
+  V one = 1.0f + e;
+  return (V)((N)(peak * e / (one * one)) & near);
+}
+
+void sign(const float* x, float* out, int64_t n) {
+  using T = Floats;
+  auto one = T::splat(1.0f), minus = T::splat(-1.0f), zero = T::splat(0.0f);
+  T::each(n, [=](int64_t i, int64_t count) {  // a comparison with NaN is false
+    T::write(out + i, count, T::choose(T::read(x + i, count, 0.0f) >= zero, one, minus));
+  });
+}
+
+void surrogate(const float* x, const float* grad, float* out, int64_t n, float k, float t) {
+  using T = Floats;
+  auto all_t = T::splat(t), peak = T::splat(4.0f * k * t);
+  T::each(n, [=](int64_t i, int64_t count) {
+    auto g = T::read(grad + i, count, 0.0f);
+    T::write(out + i, count, g * slope<T>(T::read(x + i, count, 0.0f), all_t, peak));
+  });
+}
+
+// One filter. stats: mean, 1 / deviation (0 for a constant filter), 2^s. Sums are of doubles, rounded once, so
+// that they do not depend on the memory format; and no square of a float leaves the range of doubles.
+void binarize_filter(const float* w, float* out, float* stats, int64_t n) {
+  using T = Halves;
+  using V = T::V;
+  using D = T::D;
+  D sums{};
+  V largest{};
+  T::each(n, [&](int64_t i, int64_t count) {
+    V x = T::read(w + i, count, 0.0f);
+    sums += T::wide(x);
+    largest = T::choose(T::magnitude(x) > largest, T::magnitude(x), largest);
+  });
+  float mean = float(T::sum_of(sums) / double(n)), most = 0.0f;
+  for (int64_t i = 0; i < T::kWide; ++i) most = largest[i] > most ? largest[i] : most;
+  D residues{}, squares{}, distances{};  // the mean is rounded, so the distances have a mean of their own
+  T::each(n, [&](int64_t i, int64_t count) {
+    V d = T::read(w + i, count, mean) - mean;
+    residues += T::wide(d), squares += T::wide(d) * T::wide(d), distances += T::wide(T::magnitude(d));
+  });
+  double residue = T::sum_of(residues), size = double(n);
+  double variance = (T::sum_of(squares) - residue * residue / size) / (n > 1 ? size - 1 : 1);
+  double deviation = sqrt(variance > 0.0 ? variance : 0.0 * variance);
+  bool flat = deviation <= kFlat * double(most) || deviation < double(FLT_MIN);
+  float step = flat ? 1.0f : float(exp2(nearbyint(log2(T::sum_of(distances) / size / deviation))));
+  if (!(variance < double(INFINITY))) step = NAN;  // a NaN or an infinity shows in the whole filter
+  stats[0] = mean, stats[1] = flat ? 0.0f : float(1.0 / deviation), stats[2] = step;
+  V plus = T::splat(step), minus = -plus;
+  T::each(n, [&](int64_t i, int64_t count) {
+    V d = T::read(w + i, count, mean) - mean;
+    T::write(out + i, count, flat ? plus : T::choose(d >= T::splat(0.0f), plus, minus));
+  });
+}
+
+// The gradient of binarize_filter with the surrogate. With v = (w - mean) / deviation and
+// g = grad 2^s k t (1 - tanh(t v)^2) it is (g - mean(g) - v sum(g v) / (n - 1)) / deviation.
+void filter_gradient(const float* w, const float* grad, const float* stats, float* out, int64_t n, float k,
+                     float t) {
+  using T = Halves;
+  using V = T::V;
+  using D = T::D;
+  float mean = stats[0], scale = stats[1];
+  V all_t = T::splat(t), peak = T::splat(float(4.0 * double(k) * double(t) * double(stats[2])));
+  auto standard = [=](int64_t i, int64_t count) { return (T::read(w + i, count, mean) - mean) * scale; };
+  D sums{}, products{};
+  T::each(n, [&](int64_t i, int64_t count) {
+    V v = standard(i, count), g = T::read(grad + i, count, 0.0f) * slope<T>(v, all_t, peak);
+    sums += T::wide(g), products += T::wide(g) * T::wide(v);
+    T::write(out + i, count, g);
+  });
+  V middle = T::splat(float(T::sum_of(sums) / double(n)));
+  V along = T::splat(float(T::sum_of(products) / double(n > 1 ? n - 1 : 1)));
+  T::each(n, [&](int64_t i, int64_t count) {
+    V g = (T::read(out + i, count, 0.0f) - middle - standard(i, count) * along) * scale;
+    T::write(out + i, count, scale == 0.0f ? V{} : g);  // a constant filter has no gradient, whatever comes in
+  });
+}
+
+constexpr Passes kPasses = {sign, surrogate, binarize_filter, filter_gradient};
+
+}  // namespace
+}  // namespace irn::IRN_TRAIN_ISA

@@ -1,0 +1,20 @@
+// The passes that training makes natively, one table for each instruction set (train.h).
+#pragma once
+#include <stdint.h>
+
+namespace irn {
+
+// A filter whose deviation is at most this share of its largest weight is constant: FLAT in binary/irnet.py.
+constexpr double kFlat = 16 * 1.1920928955078125e-7;
+
+struct Passes {
+  void (*sign)(const float* x, float* out, int64_t n);
+  // out = grad k t (1 - tanh(t x)^2)
+  void (*surrogate)(const float* x, const float* grad, float* out, int64_t n, float k, float t);
+  // Libra-PB of one filter. stats: mean, 1 / deviation (0 if the filter is constant), 2^s.
+  void (*binarize_filter)(const float* w, float* out, float* stats, int64_t n);
+  void (*filter_gradient)(const float* w, const float* grad, const float* stats, float* out, int64_t n, float k,
+                          float t);
+};
+
+}  // namespace irn
