@@ -39,6 +39,7 @@ from irnet_convert.packed.steps import (
     Subsample,
     ValueSpec,
 )
+from irnet_convert.packed.windows import ends, recount
 
 _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -100,7 +101,7 @@ class Operators:
         if isinstance(step, Linear):
             return self._linear(step, x)
         if isinstance(step, MaxPool | AvgPool):
-            return self._pool(step, x)
+            return self._pool(step, x, shape[2:], self.shapes[len(self._values)][2:])
         if isinstance(step, GlobalAvgPool):
             return self._node("ReduceMean", x, self._ints(2, 3), keepdims=int(step.keep_dims))
         if isinstance(step, Flatten):
@@ -137,14 +138,16 @@ class Operators:
     def _linear(self, step: BinaryLinear | Linear, x: str) -> str:
         return self._node("MatMul", x, self._node("Transpose", self._weight(step.weight), perm=[1, 0]))
 
-    def _pool(self, step: MaxPool | AvgPool, x: str) -> str:
-        more: dict[str, Any] = {
+    def _pool(self, step: MaxPool | AvgPool, x: str, before: Shape, after: Shape) -> str:
+        place: dict[str, Any] = {
             "kernel_shape": list(step.kernel), "strides": list(step.stride),
-            "pads": [*step.padding, *step.padding], "ceil_mode": int(step.ceil_mode),
+            "pads": [*step.padding, *ends(step, before, after)],
         }  # fmt: skip
         if isinstance(step, MaxPool):
-            return self._node("MaxPool", x, dilations=list(step.dilation), **more)
-        return self._node("AveragePool", x, count_include_pad=int(step.count_include_pad), **more)
+            return self._node("MaxPool", x, dilations=list(step.dilation), **place)
+        y = self._node("AveragePool", x, count_include_pad=int(step.count_include_pad), **place)
+        factors = recount(step, before, after)
+        return y if factors is None else self._node("Mul", y, self._array(factors, ("counts", y)))
 
     def _subsample(self, step: Subsample, x: str, shape: Shape) -> str:
         if step.stride != (1, 1):

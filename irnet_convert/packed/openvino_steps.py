@@ -41,6 +41,7 @@ from irnet_convert.packed.steps import (
     Subsample,
     ValueSpec,
 )
+from irnet_convert.packed.windows import ends, recount
 
 #: The largest negative float32: x > it is x >= 0.
 _BELOW_ZERO = float(np.float32(-1.4e-45))
@@ -96,7 +97,7 @@ class Operators:
         if isinstance(step, Linear):
             return opset14.matmul(x, self._weight(step.weight), False, True)
         if isinstance(step, MaxPool | AvgPool):
-            return _pool(step, x)
+            return _pool(step, x, shape[2:], self._shapes[len(self._values)][2:])
         if isinstance(step, GlobalAvgPool):
             return opset14.reduce_mean(x, _ints(2, 3), step.keep_dims)
         if isinstance(step, Flatten):
@@ -270,15 +271,14 @@ def _slice(x: Node, start: int, stop: int, axis: int) -> Node:
     return opset14.slice(x, _ints(start), _ints(stop), _ints(1), _ints(axis))
 
 
-def _pool(step: MaxPool | AvgPool, x: Node) -> Node:
-    pads, rounding = list(step.padding), "ceil_torch" if step.ceil_mode else "floor"
+def _pool(step: MaxPool | AvgPool, x: Node, before: Shape, after: Shape) -> Node:
+    strides, pads, kernel = list(step.stride), list(step.padding), list(step.kernel)
+    last = ends(step, before, after)
     if isinstance(step, MaxPool):
-        return opset14.max_pool(
-            x, list(step.stride), list(step.dilation), pads, pads, list(step.kernel), rounding
-        ).output(0)
-    return opset14.avg_pool(
-        x, list(step.stride), pads, pads, list(step.kernel), not step.count_include_pad, rounding
-    )
+        return opset14.max_pool(x, strides, list(step.dilation), pads, last, kernel).output(0)
+    y = opset14.avg_pool(x, strides, pads, last, kernel, not step.count_include_pad)
+    factors = recount(step, before, after)
+    return y if factors is None else opset14.multiply(y, opset14.constant(factors))
 
 
 def _subsample(step: Subsample, x: Node, shape: Shape) -> Node:

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from irnet_convert.packed.blob import TORCH_DTYPES, make_blob, offsets, stored_shape
 from irnet_convert.packed.check import check_program
+from irnet_convert.packed.reference import run_reference
 from irnet_convert.packed.steps import (
     Activation,
     Add,
@@ -282,6 +285,43 @@ def case_of(program: Program, shapes: list[tuple[int, ...]], seed: int = 0, spec
     blob = make_blob(program, tensors)
     assert blob.numel() == offsets(program)[1]
     return Case(program, blob, inputs)
+
+
+def pooling_cases() -> list[Case]:
+    """Max and average pooling in every way in which the last window can lie at the input's end."""
+    cases = []
+    for size, kernel, stride, padding in itertools.product((2, 3, 4, 5, 7), (2, 3), (1, 2, 3), (0, 1)):
+        if padding > kernel // 2 or size < kernel:
+            continue
+        for ceil_mode in (False, True):
+            more: dict[str, Any] = {
+                "input": 0, "kernel": (kernel, kernel), "stride": (stride, stride), "ceil_mode": ceil_mode,
+                "padding": (padding, padding),
+            }  # fmt: skip
+            steps = (MaxPool(**more), *(AvgPool(**more, count_include_pad=c) for c in (False, True)))
+            program = Program(
+                inputs=(ValueSpec(layout="map", rank=4, channels=3),), constants=(), steps=steps,
+                outputs=(1, 2, 3),
+            )  # fmt: skip
+            cases.append(case_of(program, [(2, 3, size, size + 1)], special=False))
+    return cases
+
+
+def decided(case: Case) -> bool:
+    """Whether no binary step's sign hangs on how a real sum or an activation before it is rounded."""
+    program, inputs = case.program, len(case.inputs)
+    everything = tuple(range(inputs, inputs + len(program.steps)))
+    values = run_reference(replace(program, outputs=everything), case.blob, case.inputs)
+    for step in program.steps:
+        if not isinstance(step, BinaryConv | BinaryLinear) or step.input < inputs:
+            continue
+        value = values[step.input - inputs]
+        near = value.abs() < 1e-4
+        if not any(isinstance(p, Activation) for p in program.steps[step.input - inputs].post):
+            near &= value != 0  # clamps make zeros; the tail of an activation may be 0 or next to it
+        if near.any():
+            return False
+    return True
 
 
 def assert_same(found: list[Tensor], want: list[Tensor], *, exact: bool) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from hypothesis import given, reject, settings
+from hypothesis import assume, given, reject, settings
 from openvino import opset14
 from packed_cases import packed_of, small_resnet
-from program_cases import Case, Made, assert_same, case_of, programs
+from program_cases import Case, Made, assert_same, case_of, decided, pooling_cases, programs
 from torch import Tensor
 
 from irnet_convert.errors import ArgumentError, MissingExtraError, PackedFileError, PackError
@@ -74,6 +74,7 @@ def test_binary_programs(made: Made) -> None:
 @settings(deadline=None, max_examples=40)
 def test_programs_with_real_steps(made: Made) -> None:
     case = case_of(*made, special=False)
+    assume(decided(case))
     _reject_what_is_refused(case)
     assert_same(
         run(network_of(case), case.inputs), run_reference(case.program, case.blob, case.inputs), exact=False
@@ -110,6 +111,12 @@ def test_other_padding_between_a_pooling_and_bits(mode: Any, padding: Any) -> No
     case = case_of(program, [(1, 64, 5, 5)], special=False)
     want = run_reference(program, case.blob, case.inputs)
     assert_same(run(network_of(case), case.inputs), want, exact=True)
+
+
+@pytest.mark.parametrize("case", pooling_cases())
+def test_pooling_windows_that_reach_over_the_end(case: Case) -> None:
+    want = run_reference(case.program, case.blob, case.inputs)
+    assert_same(run(network_of(case), case.inputs), want, exact=False)
 
 
 def kinds_of(path: Path) -> list[str]:
