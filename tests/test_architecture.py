@@ -17,6 +17,7 @@ PACKAGE = Path(irnet_convert.__file__).parent
 #: Room → the rooms that it may import from, itself and "errors" aside. Deeper rooms come first.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "durable": set(),
     "plain_yaml": set(),
     "weights": set(),
     "native": set(),
@@ -29,8 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"weights", "recipe"},
     "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites"},
     "data": {"recipe"},
-    "packed": {"binary", "native", "layers", "graph.example"},
-    "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
+    "packed": {"binary", "durable", "native", "layers", "graph.example"},
+    "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan", "durable",
               "graph.replay", "plain_yaml", "policy", "weights"},
     "coverage": {"layers", "policy", "graph", "convert", "report", "networks", "recipe.inputs"},
     "cli": {"binary", "layers", "policy", "graph", "convert", "report", "networks", "recipe", "data", "train",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from irnet_convert.durable import UNFINISHED, sync_directory, sync_file
 from irnet_convert.errors import PackedFileError
 
 
@@ -25,13 +25,13 @@ def written_aside(path: Path) -> Iterator[Path]:
         PackedFileError: the place cannot be written to. Nothing is left of the attempt.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
             aside = Path(folder) / path.name
             yield aside
             for file in sorted(Path(folder).iterdir(), key=lambda p: p == aside):
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+                sync_file(file)
                 file.replace(path.with_name(file.name))
+        sync_directory(path.parent)
     except OSError as error:
         raise PackedFileError(
             f"{path} cannot be written: {error}", expected="a file in an existing, writable directory",

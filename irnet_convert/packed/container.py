@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, uint8
 
+from irnet_convert.durable import write_whole
 from irnet_convert.errors import PackedFileError
 
 #: Version of the file's layout: what the metadata's keys mean. A reader refuses every other.
@@ -35,7 +35,6 @@ RULES = {
 MAX_HEADER = 1 << 26
 _SEAL = "sha256"
 _ENTRY = {"dtype", "shape", "data_offsets"}
-_UNFINISHED = ".unfinished-"
 
 
 def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -51,21 +50,13 @@ def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     """
     path = Path(path)
     data = sealed(tensors, metadata)
-    aside = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
     try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _sync_directory(path.parent)
+        write_whole(path, data)
     except OSError as error:
         raise PackedFileError(
             f"{path} cannot be written: {error}", expected="a file in an existing, writable directory",
             mend="name another place, or make the directory",
         ) from error  # fmt: skip
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -192,13 +183,3 @@ def _no_constant(text: str) -> Any:
 def _short(text: object) -> str:
     shown = repr(text)
     return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def _sync_directory(path: Path) -> None:
-    # A rename lasts only once its directory is synced; Windows neither needs nor allows it.
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

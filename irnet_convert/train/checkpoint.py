@@ -3,14 +3,15 @@
 A checkpoint is a directory ``step-000000123`` with any number of ``NAME.safetensors``, one ``state.json``,
 and a ``manifest.json`` that gives size and SHA-256 of each of them. It is written under another name,
 synced, and renamed, so that a directory of that name is whole unless the disk damaged it; older ones go
-only after that.
+only after that, and lose their name before their files. A process may be killed between any two operations:
+what is then left under other names is put back or removed by the next save.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,13 +23,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from irnet_convert.durable import UNFINISHED, sync_directory, write_synced
 from irnet_convert.errors import CheckpointError
 from irnet_convert.train.trees import own_copy
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{9})")
-_UNFINISHED = ".unfinished-"
+_REPLACED = f"{UNFINISHED}old-"  # one that is whole, while another takes its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,10 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, *, keep: in
         CheckpointError: the disk refused it; nothing of it is left and the older ones are untouched.
     """
     target = folder / f"step-{step:09d}"
-    unfinished = folder / f"{_UNFINISHED}{target.name}"
+    unfinished = folder / f"{UNFINISHED}{target.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(leftover)
+        _make_folder(folder)
+        _tidy(folder)
         unfinished.mkdir()
         _write_files(unfinished, checkpoint)
         _replace(unfinished, target)
@@ -72,8 +73,30 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, *, keep: in
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return target
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_directory(folder.parent)
+
+
+def _tidy(folder: Path) -> None:
+    """Put back or remove what a process that was killed left under other names."""
+    _put_back(folder)
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover)
+
+
+def _put_back(folder: Path) -> None:
+    """Give a checkpoint its name again that was being replaced when the process was killed."""
+    for old in folder.glob(f"{_REPLACED}*"):
+        target = folder / old.name.removeprefix(_REPLACED)
+        if not target.exists():
+            with contextlib.suppress(FileNotFoundError):  # another process of this run was faster
+                old.rename(target)
 
 
 def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
@@ -82,18 +105,30 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
     files = {name: {"size": len(data), "sha256": _hash(data)} for name, data in contents.items()}
     contents[MANIFEST] = _json({"format": FORMAT, "files": files})
     for name, data in contents.items():
-        _write_synced(directory / name, data)
-    _sync_directory(directory)
+        write_synced(directory / name, data)
+    sync_directory(directory)
 
 
 def _replace(source: Path, target: Path) -> None:
     """Rename a directory onto a name that may be taken (by a run resumed from before it)."""
-    aside = target.with_name(f"{_UNFINISHED}old-{target.name}")
+    aside = target.with_name(f"{_REPLACED}{target.name}")
     if target.exists():
         target.rename(aside)
-    source.rename(target)
-    _sync_directory(target.parent)
+    try:
+        source.rename(target)
+    except OSError:
+        _put_back(target.parent)
+        raise
+    sync_directory(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Take the name away first: half a checkpoint must never have it."""
+    gone = path.with_name(f"{UNFINISHED}gone-{path.name}")
+    with contextlib.suppress(OSError):  # it is in nobody's way, and the next save tries again
+        path.rename(gone)
+        shutil.rmtree(gone)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -145,6 +180,7 @@ def newest_whole(folder: Path, say: Callable[[str], None] = print) -> Checkpoint
     Raises:
         CheckpointError: there are some and none is whole.
     """
+    _put_back(folder)
     found = list_checkpoints(folder)
     for path in reversed(found):
         try:
@@ -177,35 +213,6 @@ def set_aside_after(folder: Path, step: int) -> None:
 def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file's bytes; tensors that share memory are written once each."""
     return safetensors.torch.save({key: own_copy(value) for key, value in tensors.items()}, {"format": "pt"})
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that its name never holds half of it."""
-    unfinished = path.with_name(f"{_UNFINISHED}{path.name}")
-    try:
-        _write_synced(unfinished, data)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    # A rename lasts only once its directory is synced; Windows neither needs nor allows it.
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _json(data: Any) -> bytes:

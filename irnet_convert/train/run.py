@@ -18,11 +18,18 @@ from irnet_convert.errors import RecipeError
 from irnet_convert.networks import create_model
 from irnet_convert.recipe import Recipe
 from irnet_convert.recipe.overrides import apply_overrides
-from irnet_convert.train.checkpoint import encode_tensors, newest_whole, set_aside_after, write_whole
+from irnet_convert.train.checkpoint import encode_tensors, newest_whole, set_aside_after
 from irnet_convert.train.evaluate import check_classifier
 from irnet_convert.train.launch import make_accelerator
 from irnet_convert.train.loop import Trainer
-from irnet_convert.train.rundir import CHECKPOINTS, LOG, WEIGHTS, MetricsLog, check_run_dir, write_description
+from irnet_convert.train.rundir import (
+    CHECKPOINTS,
+    LOG,
+    MetricsLog,
+    check_run_dir,
+    write_description,
+    write_weights,
+)
 from irnet_convert.train.signals import StopSignal
 from irnet_convert.train.snapshot import restore
 
@@ -184,7 +191,7 @@ def _evaluate_start(trainer: Trainer, log: MetricsLog) -> None:
 def _finish(trainer: Trainer, log: MetricsLog, resumed_from: Path | None) -> Result:
     recipe, accelerator, metrics = trainer.recipe, trainer.accelerator, trainer.metrics
     if accelerator.is_main_process:
-        write_whole(trainer.run_dir / WEIGHTS, encode_tensors(trainer.judged.state_dict()))
+        write_weights(trainer.run_dir, encode_tensors(trainer.judged.state_dict()))
     log.write("final", trainer.position.total, **metrics, **_expectation(recipe, metrics))
     for tracker in accelerator.trackers:
         tracker.finish()

@@ -6,15 +6,17 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from irnet_convert.durable import UNFINISHED, append_synced, sync_directory, write_whole
 from irnet_convert.errors import CheckpointError, IrnetError
 from irnet_convert.recipe import Recipe
-from irnet_convert.train.checkpoint import write_whole
 
 RECIPE, PLAN, WEIGHTS, LOG = "recipe.yaml", "plan.json", "model.safetensors", "metrics.jsonl"
 ENVIRONMENT, CHECKPOINTS = "environment.json", "checkpoints"
@@ -63,6 +65,8 @@ def check_run_dir(run_dir: Path, recipe: Recipe, *, resume: bool) -> None:
             expected="the directory of a run to go on with",
             mend="name the run's directory with output=DIRECTORY",
         )
+    if not (run_dir / RECIPE).stat().st_size:
+        return  # claimed by a run that was killed before it wrote anything
     differing = differing_keys(read_recipe(run_dir).to_dict(), recipe.to_dict())
     if differing:
         raise CheckpointError(
@@ -130,15 +134,25 @@ class MetricsLog:
     def __init__(self, path: Path, accelerator: Accelerator, lines: int = 0) -> None:
         self.path, self.accelerator, self.lines = path, accelerator, lines
         if accelerator.is_main_process:
-            text = path.read_text() if path.exists() else ""
-            write_whole(path, "".join(text.splitlines(keepends=True)[:lines]).encode())
+            kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
+            if len(kept) < lines:
+                accelerator.print(f"WARNING: {path} has lost {lines - len(kept)} of its {lines} lines")
+            self.lines = len(kept)
+            with _written(path):
+                write_whole(path, "".join(kept).encode())
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append one record; numbers also go to the trackers under ``event/name``."""
+        """Append one record; numbers also go to the trackers under ``event/name``.
+
+        Raises:
+            CheckpointError: the disk refused it.
+        """
         self.lines += 1
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+            line = json.dumps({"event": event, "step": step, **values}) + "\n"
+            # On the disk before the checkpoint that counts it.
+            with _written(self.path):
+                append_synced(self.path, line.encode())
         self.accelerator.log(_numbers(values, f"{event}/"), step=step)
 
 
@@ -171,16 +185,21 @@ def write_description(
         return
     if not (resume and (run_dir / RECIPE).is_file()):
         _claim(run_dir)
-    write_whole(run_dir / RECIPE, recipe.to_yaml().encode())
-    write_json(run_dir / ENVIRONMENT, environment(accelerator))
-    if plan is not None:
-        write_json(run_dir / PLAN, plan.to_dict())
+    with _written(run_dir):
+        for leftover in run_dir.glob(f"{UNFINISHED}*"):  # of a process that was killed
+            leftover.unlink()
+        write_json(run_dir / ENVIRONMENT, environment(accelerator))
+        if plan is not None:
+            write_json(run_dir / PLAN, plan.to_dict())
+        # Last: a directory whose recipe is empty is one in which nothing has begun.
+        write_whole(run_dir / RECIPE, recipe.to_yaml().encode())
 
 
 def _claim(run_dir: Path) -> None:
     """Make the directory this run's: of two runs that start together, one gets it."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        sync_directory(run_dir.parent)
         (run_dir / RECIPE).open("x").close()
     except FileExistsError as error:
         raise CheckpointError(
@@ -198,6 +217,29 @@ def _unusable(run_dir: Path, error: OSError) -> CheckpointError:
         expected="a place that can be written to",
         mend="choose another place with output=DIRECTORY",
     )
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Turn the disk's refusal into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error.strerror or error})",
+            expected="room and permission to write it",
+            mend="make room, then go on with --resume; checkpoints that were saved are intact",
+        ) from error
+
+
+def write_weights(run_dir: Path, data: bytes) -> None:
+    """Write the weights of a run that has ended, whole or not at all.
+
+    Raises:
+        CheckpointError: the disk refused it.
+    """
+    with _written(run_dir / WEIGHTS):
+        write_whole(run_dir / WEIGHTS, data)
 
 
 def write_json(path: Path, data: Any) -> None:

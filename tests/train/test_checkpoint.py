@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,6 @@ from irnet_convert.train.checkpoint import (
     newest_whole,
     save_checkpoint,
     set_aside_after,
-    write_whole,
 )
 from irnet_convert.weights import load_strictly
 
@@ -64,7 +65,7 @@ def test_a_full_disk_leaves_the_last_one_and_no_half(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    places = {"write": (module, "_write_synced"), "fsync": (os, "fsync"), "rename": (Path, "rename")}
+    places = {"write": (module, "write_synced"), "fsync": (os, "fsync"), "rename": (Path, "rename")}
     target, name = places[call]
     monkeypatch.setattr(target, name, full)
     with pytest.raises(CheckpointError, match=r"(?s)No space left.*step-000000001, is intact"):
@@ -74,22 +75,58 @@ def test_a_full_disk_leaves_the_last_one_and_no_half(
     assert newest_whole(tmp_path).state == some().state
 
 
-def test_a_kill_while_saving_leaves_nothing_that_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
+def save_and_die(folder: Path, step: int, keep: int, at: int) -> bool:
+    """Save in a process of its own, SIGKILLed before its ``at``-th operation there; whether it died."""
+    child = os.fork()
+    if child == 0:
+        left = at
 
-    save_checkpoint(tmp_path, 1, some())
-    monkeypatch.setattr(module, "_replace", lambda *_: (_ for _ in ()).throw(Killed))
-    monkeypatch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
-    with pytest.raises(Killed):
-        save_checkpoint(tmp_path, 2, some(2))
-    monkeypatch.undo()
-    assert len(list(tmp_path.iterdir())) == 2
-    assert newest_whole(tmp_path).path.name == "step-000000001"
-    save_checkpoint(tmp_path, 3, some(3))
-    assert {path.name for path in tmp_path.iterdir()} == {"step-000000001", "step-000000003"}
+        def count(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal left
+            # rmtree names files by their directory's descriptor, without the folder.
+            here = event in ("os.remove", "os.rmdir") or str(folder) in str(arguments[0])
+            if event in FILE_EVENTS and here:
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        save_checkpoint(folder, step, some(step + 0.5), keep=keep)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL)
+    return status == signal.SIGKILL
+
+
+FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("step", [2, 3])  # a name that is taken, and a new one
+def test_a_kill_at_any_operation_leaves_a_whole_one_and_the_next_save_tidies_up(
+    tmp_path: Path, step: int, keep: int
+) -> None:
+    """After a kill the newest is the one before or the new one, whole, and nothing was lost on the way."""
+    at, died, outcomes = 0, True, set()
+    while died:
+        folder = tmp_path / str(at)
+        for each in (1, 2):
+            save_checkpoint(folder, each, some(each))
+        died = save_and_die(folder, step, keep, at)
+        said: list[str] = []
+        newest = newest_whole(folder, said.append)
+        assert said == []
+        assert newest.state["position"]["total"] in (2.0, step + 0.5)
+        assert float(newest.tensors["model"]["w"][0, 0]) == newest.state["position"]["total"]
+        outcomes.add(newest.state["position"]["total"])
+        for path in list_checkpoints(folder):
+            load_checkpoint(path)  # no name ever holds half
+        save_checkpoint(folder, 4, some(4), keep=keep)
+        assert len(list(folder.iterdir())) == keep
+        assert newest_whole(folder).state == some(4).state
+        at += 1
+    assert outcomes == {2.0, step + 0.5}
+    assert at > 12
 
 
 def damage(path: Path, how: str) -> None:
@@ -148,13 +185,3 @@ def test_weights_of_another_model_are_refused_by_key_and_change_nothing() -> Non
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     load_strictly(model, {key: value + 1 for key, value in before.items()}, source="the file")
     assert torch.equal(model.bias, before["bias"] + 1)
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model.safetensors"
-    write_whole(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
-    with pytest.raises(OSError, match="broken"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
