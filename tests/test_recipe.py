@@ -336,3 +336,9 @@ def test_errors_are_the_project_s_own():
         make(epochs=0)
     assert "expected:" in str(caught.value)
     assert "to mend it:" in str(caught.value)
+
+
+def test_a_run_keeps_two_checkpoints_at_least() -> None:
+    with pytest.raises(RecipeError, match=r"(?s)checkpoint\.keep is 1.*greater than or equal to 2"):
+        Recipe.load("digits", ["checkpoint.keep=1"])
+    assert Recipe.load("digits", ["checkpoint.keep=3"]).checkpoint.keep == 3

@@ -123,10 +123,13 @@ class DistillSpec(Block):
 
 
 class CheckpointSpec(Block):
-    """How often a run saves itself and how many whole checkpoints it keeps."""
+    """How often a run saves itself and how many checkpoints it keeps: two at least.
+
+    Should the newest turn out to be damaged, the one before it is used.
+    """
 
     every_epochs: Count = 1
-    keep: Count = 2
+    keep: int = Field(default=2, ge=2)
 
 
 class ExpectSpec(Block):
