@@ -33,9 +33,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "packed": {"binary", "durable", "native", "layers", "graph.example"},
     "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan", "durable",
               "graph.replay", "plain_yaml", "policy", "weights"},
+    "cost": {"native", "layers", "convert", "networks"},
     "coverage": {"layers", "policy", "graph", "convert", "report", "networks", "recipe.inputs"},
     "cli": {"binary", "layers", "policy", "graph", "convert", "report", "networks", "recipe", "data", "train",
-            "packed", "plain_yaml", "weights", "coverage"},
+            "packed", "plain_yaml", "weights", "coverage", "cost"},
 }  # fmt: skip
 
 PUBLIC = {

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from irnet_convert.cli import conversion, coverage, deployment, training
+from irnet_convert.cli.benches import bench_app
 from irnet_convert.errors import IrnetError
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app.command("coverage")(coverage.coverage)
 app.command("train")(training.train)
 app.command("eval")(training.evaluate)
 app.command("pack")(deployment.pack)
-app.command("bench")(deployment.bench)
+app.add_typer(bench_app, name="bench")
 app.add_typer(recipe_app, name="recipe")
 recipe_app.command("list")(training.recipe_list)
 recipe_app.command("show")(training.recipe_show)
