@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset, Image, IterableDataset
 from PIL import Image as PilImage
 from torch import Tensor
 
-from irnet_convert.data.seeding import forked_rng, seed_all
+from irnet_convert.data.seeding import forked_rng, generator_of, seed_all
 from irnet_convert.data.transforms import Transform
 from irnet_convert.errors import DataError
 
 Key = tuple[int, int]  # (epoch, index): the epoch travels with each index, so workers need no other state
 Sample = tuple[Tensor, int]
+Row = TypeVar("Row")
 
 
 class Samples(torch.utils.data.Dataset[Sample]):
@@ -99,7 +100,9 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
     ) -> None:
         # Undecoded: a sample of another process costs no decoding.
         rows = rows.cast_column(image, Image(decode=False))
-        self.rows = rows if seed is None else rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        # The library's own buffer draws other numbers in a loader's worker than elsewhere: from it only the
+        # order of the files, which does not.
+        self.rows = rows if seed is None else rows.shuffle(seed=seed, buffer_size=1)
         self.image, self.label, self.mode = image, label, mode
         self.transform, self.seed, self.length = transform, seed, length
         self.block, self.processes, self.process_index = block, processes, process_index
@@ -115,7 +118,7 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         decode = Image().decode_example
         position = -1
-        for position, row in enumerate(self.rows):
+        for position, row in enumerate(self._ordered()):
             if self.length is not None and position >= self.length:
                 return
             mine = position // self.block % self.processes == self.process_index
@@ -128,6 +131,12 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
                 mend="set data.train_limit to what it holds",
             )
 
+    def _ordered(self) -> Iterator[dict[str, Any]]:
+        """The rows in the epoch's order, which (seed, epoch) alone decides."""
+        if self.seed is None:
+            return iter(self.rows)
+        return shuffled(self.rows, SHUFFLE_BUFFER, generator_of(self.seed, self.epoch))
+
     def _sample(self, picture: Any, label: int, position: int) -> Sample:
         # A split that is on disk is counted when it is opened; a stream shows its labels only now.
         if self.num_classes is not None and not 0 <= label < self.num_classes:
@@ -138,6 +147,26 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
             )
         with forked_rng():
             return make_image(picture, self.mode, self.transform, self.seed, self.epoch, position), int(label)
+
+
+def shuffled(rows: Iterable[Row], size: int, generator: torch.Generator) -> Iterator[Row]:
+    """All rows, each drawn at random from ``size`` that are held; what is held at the end is permuted.
+
+    Args:
+        rows: any number of them.
+        size: rows in memory at once, at least 1.
+        generator: decides the order.
+    """
+    held: list[Row] = []
+    for row in rows:
+        if len(held) < size:
+            held.append(row)
+            continue
+        place = int(torch.randint(size, (), generator=generator))
+        yield held[place]
+        held[place] = row
+    for place in torch.randperm(len(held), generator=generator).tolist():
+        yield held[place]
 
 
 SHUFFLE_BUFFER = 2_000  # undecoded images in memory at once, about 0.2 GB of ImageNet

@@ -14,6 +14,8 @@ from loading_cases import assert_same, epoch_of, loaders_of, make, union
 
 from irnet_convert.data import make_eval_loader, make_loaders
 from irnet_convert.data.batches import EvalBatches, TrainBatches
+from irnet_convert.data.samples import shuffled
+from irnet_convert.data.seeding import generator_of
 
 
 def test_batches_are_float_images_and_class_numbers(source: dict[str, Any]):
@@ -61,11 +63,34 @@ def test_evaluation_sees_every_sample_once(source: dict[str, Any]):
         assert torch.equal(seen[order], expected[reference])
 
 
-def test_worker_processes_change_nothing():
-    (here,), (workers,) = loaders_of(make(), 1), loaders_of(make({"workers": 2}), 1)
-    for epoch in (0, 1):
-        assert_same(epoch_of(here, epoch), epoch_of(workers, epoch))
-    assert_same(epoch_of(here, 1, start_step=3), epoch_of(workers, 1, start_step=3))
+def test_worker_processes_and_what_they_did_before_change_nothing(source: dict[str, Any]):
+    """Bit for bit, under every augmentation: in the process itself, in one worker, in two."""
+    (here,) = loaders_of(make(source), 1)
+    expected = {epoch: epoch_of(here, epoch) for epoch in (0, 1)}
+    for workers, history in ((1, (0, 1)), (2, (1, 0, 0))):
+        (there,) = loaders_of(make({**source, "workers": workers}), 1)
+        for epoch in history:
+            assert_same(expected[epoch], epoch_of(there, epoch))
+        assert_same(expected[1][3:], epoch_of(there, 1, start_step=3))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 60), st.integers(1, 20), st.integers(0, 9))
+def test_a_shuffled_stream_holds_every_row_once_and_few_in_memory(count: int, size: int, seed: int):
+    taken = 0
+
+    def rows() -> Any:
+        nonlocal taken
+        for number in range(count):
+            taken += 1
+            yield number
+
+    seen = []
+    for row in shuffled(rows(), size, generator_of(seed)):
+        assert taken - len(seen) <= size + 1  # those held, and the one that takes the place of this one
+        seen.append(row)
+    assert sorted(seen) == list(range(count))
+    assert seen == list(shuffled(range(count), size, generator_of(seed)))
 
 
 # --- random numbers -------------------------------------------------------------------------------------
