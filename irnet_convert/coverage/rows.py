@@ -11,6 +11,8 @@ from typing import Any
 
 from irnet_convert.errors import ArgumentError
 
+#: ``binarize`` may take this often the time of one recorded forward and the copy.
+MOST_COST = 4
 #: Number → what is promised. 4 and 5 are asked by data flow of each name, by value of a family's small
 #: instance; 6 of the small instance alone.
 PROPERTIES: Mapping[int, str] = {

@@ -19,7 +19,7 @@ from irnet_convert.graph.example import Example
 from irnet_convert.graph.nodes import Call, Record
 from irnet_convert.graph.record import run_recorded
 from irnet_convert.graph.recorder import Recorder
-from irnet_convert.graph.traced import Graphs, install
+from irnet_convert.graph.traced import GraphForward, Graphs
 
 
 class _Alone(Recorder):
@@ -63,10 +63,12 @@ def does_the_same(module: nn.Module, graphs: Graphs, call: Call, path_of: dict[n
     Raises:
         Exception: whatever the forward itself raises when it is run alone; then nothing is known.
     """
+    forward = None
     for training in (False, True):
         before = _run(module, None, training, call, path_of)
         try:
-            after = _run(module, graphs, training, call, path_of)
+            forward = forward or GraphForward(module, graphs)
+            after = _run(module, forward, training, call, path_of)
         except Exception:  # a forward that runs, and a graph that does not
             return False
         if what_happened(before, "") != what_happened(after, ""):
@@ -75,12 +77,12 @@ def does_the_same(module: nn.Module, graphs: Graphs, call: Call, path_of: dict[n
 
 
 def _run(
-    module: nn.Module, graphs: Graphs | None, training: bool, call: Call, path_of: dict[nn.Module, str]
+    module: nn.Module, forward: GraphForward | None, training: bool, call: Call, path_of: dict[nn.Module, str]
 ) -> Record:
     alone = _shallow_on_meta(module)
     alone.training = training
-    if graphs is not None:
-        install(alone, graphs)
+    if forward is not None:
+        alone.forward = forward.bound_to(alone)
     args, kwargs = tree_map(lambda leaf: leaf, (call.args, call.kwargs))
     paths = {child: path_of[child] for child in module.modules() if child is not module}
     return run_recorded(_Alone(alone, training, call, paths), alone, Example(args=args, kwargs=kwargs))

@@ -52,6 +52,7 @@ class Editor:
         self._traces = traces
         self._graphs: dict[str, Graphs] = {}
         self._routes: dict[str, list[str]] = {}
+        self._path_of = {module: path for path, module in model.named_modules()}
         self._places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
         for parent in model.modules():
             for name, child in parent._modules.items():
@@ -73,8 +74,8 @@ class Editor:
             ) from error  # fmt: skip
 
     def path_of(self, module: nn.Module) -> str:
-        """The first path of ``module``."""
-        return next(path for path, m in self.model.named_modules() if m is module)
+        """The first path of ``module``, which no edit has put in."""
+        return self._path_of[module]
 
     def graphs(self, owner: str) -> Graphs:
         """The graphs of an owner's forward, to be edited; :meth:`finish` installs them."""

@@ -82,13 +82,14 @@ class Call:
         args: what it was given by position.
         kwargs: what it was given by name.
         returned: what the modules that it called returned, by (path, how-manieth call of it).
-        times: how often the module was called in all.
+        varied: whether it was called again with what a forward can branch on without a word to fx: other
+            arguments, numbers, ranks or dtypes. (Branches on sizes or values are errors to fx.)
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     returned: dict[tuple[str, int], Any] = field(default_factory=dict)
-    times: int = 0
+    varied: bool = False
 
 
 @dataclass(kw_only=True)
@@ -106,6 +107,7 @@ class Record:
         paths: every path of each module, by the module's first path.
         first_calls: the first call of each module that is no target layer, tensors on the meta device.
         training: whether the model was in training mode.
+        by_value: whether it ran with its real tensors, because it does not on the meta device.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -118,6 +120,7 @@ class Record:
     paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
     first_calls: dict[str, Call] = field(default_factory=dict)
     training: bool = False
+    by_value: bool = False
 
     @cached_property
     def producer(self) -> dict[int, Node]:

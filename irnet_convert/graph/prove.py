@@ -7,7 +7,7 @@ from torch import nn
 from irnet_convert.errors import RecordError, RewriteError
 from irnet_convert.graph.alike import does_the_same, what_happened
 from irnet_convert.graph.plan import Plan
-from irnet_convert.graph.record import Record, record
+from irnet_convert.graph.record import Record
 from irnet_convert.graph.signs import never_negative
 from irnet_convert.graph.survey import Survey
 from irnet_convert.graph.traced import UntraceableError, install
@@ -35,10 +35,9 @@ def distrust_wrong_traces(survey: Survey, owners: list[str]) -> bool:
 def _wrong_alone(survey: Survey, owners: list[str]) -> tuple[list[str], list[str]]:
     """Those of ``owners`` whose graphs differ, and those that cannot be run alone."""
     wrong, unknown, alike = [], [], set()
-    path_of = {module: path for path, module in survey.model.named_modules()}
     for owner in owners:
         call = next((r.first_calls[owner] for r in survey.records if owner in r.first_calls), None)
-        if call is None or call.times > 1:
+        if call is None or call.varied:
             unknown.append(owner)
             continue
         module = survey.model.get_submodule(owner)
@@ -46,7 +45,7 @@ def _wrong_alone(survey: Survey, owners: list[str]) -> tuple[list[str], list[str
             graphs = survey.graphs(owner)
             if id(graphs) in alike:  # of another module of the same kind
                 continue
-            if does_the_same(module, graphs, call, path_of):
+            if does_the_same(module, graphs, call, survey.path_of):
                 alike.add(id(graphs))
             else:
                 wrong.append(owner)
@@ -83,7 +82,7 @@ def _run_with_graphs(survey: Survey, owners: list[str], training: bool) -> Recor
     try:
         for owner, module in zip(owners, modules, strict=True):
             install(module, survey.graphs(owner))
-        return record(survey.model, survey.example_for(training), training=training)
+        return survey.record(survey.model, training=training)
     except (RecordError, UntraceableError):
         return None
     finally:
@@ -100,7 +99,7 @@ def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:
     """
     called: set[str] = set()
     for before in survey.records:
-        after = record(model, survey.example_for(before.training), training=before.training)
+        after = survey.record(model, training=before.training)
         called |= {path for path, calls in after.calls.items() if not any(c.bypassed for c in calls)}
         signs = never_negative(after)
         for d in plan.binarized:

@@ -29,20 +29,22 @@ __all__ = [
 ]  # fmt: skip
 
 
-def record(model: nn.Module, example: Example, *, training: bool = False) -> Record:
+def record(model: nn.Module, example: Example, *, training: bool = False, by_value: bool = False) -> Record:
     """Run ``model`` once on ``example`` and return what happened. The model is left as it was.
 
     Args:
         model: any module; its parameters may be on any device, the meta device included.
         example: the arguments of the run.
         training: record training mode instead of evaluation mode.
+        by_value: run with the real tensors at once; it is known that the model needs them.
 
     Raises:
         RecordError: the model does not run on the example; the message holds the model's own error.
     """
     with _random_states_kept():
         try:
-            return _record_on_meta(model, example, training)
+            if not by_value:
+                return _record_on_meta(model, example, training)
         except Exception as meta_error:
             if any(p.is_meta for p in model.parameters()):
                 raise _record_error(model, example, meta_error) from meta_error
@@ -83,7 +85,9 @@ def _record_in_place(model: nn.Module, example: Example, training: bool) -> Reco
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with _restored(model), small_detection_images(model):
         model.train(training)
-        return run_recorded(Recorder(model, training), model, example.to(device))
+        found = run_recorded(Recorder(model, training), model, example.to(device))
+    found.by_value = True
+    return found
 
 
 @contextmanager

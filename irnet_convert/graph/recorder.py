@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from irnet_convert.graph.example import Example
 from irnet_convert.graph.nodes import TARGETS, Call, Frame, Node, Record, weight_of
@@ -210,11 +210,12 @@ class Recorder(TorchDispatchMode):
         """Run a module, as one node if it is a target layer, else noting what it does."""
         if isinstance(module, self.layers) and self.stack:
             return self.layer_call(path, call, module, args, kwargs)
-        first = None
-        if path not in self.record.first_calls:
+        first, known = None, self.record.first_calls.get(path)
+        if known is None:
             first = Call(args=_containers_anew(args), kwargs=_containers_anew(kwargs))
             self.record.first_calls[path] = first
-        self.record.first_calls[path].times += 1
+        elif not known.varied:
+            known.varied = _kinds((known.args, known.kwargs)) != _kinds((args, kwargs))
         ordinal = self.stack[-1].count(f"call {path}") if self.stack else 0
         self.stack.append(_OpenCall(path, ordinal, first))
         try:
@@ -255,6 +256,17 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 def _containers_anew(tree: Any) -> Any:
     """The same leaves in new containers, which the caller may change as it likes."""
     return tree_map(lambda leaf: leaf, tree)
+
+
+def _kinds(tree: Any) -> tuple[object, ...]:
+    """What a tree of arguments is, its tensors by rank and dtype, so that two calls compare."""
+    leaves, structure = tree_flatten(tree)
+    return (structure, *((x.dim(), x.dtype) if isinstance(x, Tensor) else _plain(x) for x in leaves))
+
+
+def _plain(leaf: object) -> object:
+    """What compares by value, with its type (1 and True are other arguments); the rest by identity."""
+    return (type(leaf), leaf) if isinstance(leaf, bool | int | float | str | None) else id(leaf)
 
 
 def _to_meta(tree: Any) -> Any:

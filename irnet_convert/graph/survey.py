@@ -44,6 +44,15 @@ class Survey:
         """The first recording in which ``layer`` was called."""
         return next((r for r in self.records if layer in r.calls), None)
 
+    def record(self, model: nn.Module, *, training: bool) -> Record:
+        """Record :attr:`model`, or what was made of it, in the way in which the first recording went.
+
+        Raises:
+            RecordError: it does not run.
+        """
+        by_value = self.records[0].by_value
+        return record(model, self.example_for(training), training=training, by_value=by_value)
+
     def example_for(self, training: bool) -> Example:
         """The input of a recording in that mode."""
         return example_of(self.model, self.given, training=True) if training else self.example
@@ -53,7 +62,7 @@ class Survey:
         """A recording in training mode, or None if the model does not run so on its example."""
         known = next((r for r in self.records if r.training), None)
         try:
-            return known or record(self.model, self.example_for(True), training=True)
+            return known or self.record(self.model, training=True)
         except RecordError:  # batch statistics of a single value, for one
             return None
 
@@ -135,6 +144,26 @@ class Survey:
         """Paths of the modules that run a normalisation themselves."""
         return {n.owner for r in self.records for n in r.nodes if n.op in NORMS}
 
+    @cached_property
+    def norms(self) -> set[nn.Module]:
+        """The modules of :attr:`norm_owners`."""
+        return {self.model.get_submodule(path) for path in self.norm_owners}
+
+    @cached_property
+    def norms_with_more(self) -> set[str]:
+        """Those of :attr:`norm_owners` that do more than normalise: they run a child's operator."""
+        norms = self.norm_owners
+        return {
+            frame.path
+            for r in self.records for n in r.nodes for frame in n.frames
+            if n.op not in NORMS and frame.path in norms and n.owner != frame.path
+        }  # fmt: skip
+
+    @cached_property
+    def path_of(self) -> dict[nn.Module, str]:
+        """The first path of every module."""
+        return {module: path for path, module in self.model.named_modules()}
+
     def passed(self, owner: str) -> set[str]:
         """Names of the forward arguments that callers of ``owner`` give."""
         return set().union(*(r.passed.get(owner, set()) for r in self.records))
@@ -188,7 +217,7 @@ def survey(model: nn.Module, example_input: Any = None) -> Survey:
     unseen = any(p not in records[0].calls and p not in found.read_elsewhere for p in layers)
     if unseen or flow.leading_nowhere(records[0]):
         try:
-            records.append(record(model, example_of(model, example_input, training=True), training=True))
+            records.append(found.record(model, training=True))
         except RecordError:
             return found  # it runs in evaluation mode; layers that did not are kept with that reason
         found = Survey(

@@ -28,8 +28,13 @@ class UntraceableError(Exception):
     """Internal: this forward cannot be turned into a graph; the text says why."""
 
 
-#: One graph for evaluation (False) and one for training (True).
+#: The graph for evaluation (False) and the one for training (True); they may be one and the same.
 Graphs = dict[bool, fx.Graph]
+
+
+def distinct(graphs: Graphs) -> list[fx.Graph]:
+    """Each graph once, for whoever reads or edits them."""
+    return list({id(graph): graph for graph in graphs.values()}.values())
 
 
 class _BufferProxy(ParameterProxy):
@@ -69,7 +74,7 @@ class _OwnerTracer(fx.Tracer):
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
         args: list[Any] = [self.root]
-        for name, parameter in list(inspect.signature(root_fn).parameters.items())[1:]:
+        for name, parameter in list(signature_of(root_fn).parameters.items())[1:]:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 if name in self.passed:
                     raise UntraceableError(f"forward takes *{name}")
@@ -105,7 +110,7 @@ def trace(owner: nn.Module, passed: set[str]) -> Graphs:
         with torch.random.fork_rng():
             for mode in (False, True):
                 if mode and not _reads_training(type(owner)):
-                    graphs[mode] = copy.deepcopy(graphs[False])
+                    graphs[mode] = graphs[False]
                     continue
                 owner.training = mode
                 graphs[mode] = _OwnerTracer(passed).trace(owner)
@@ -135,6 +140,12 @@ def _reads_training(kind: type[nn.Module]) -> bool:
 def _mentions(code: CodeType, name: str) -> bool:
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     return name in (*code.co_names, *code.co_consts) or any(_mentions(c, name) for c in inner)
+
+
+@functools.lru_cache(maxsize=4096)
+def signature_of(forward: Any) -> inspect.Signature:
+    """``inspect.signature``, which takes a tenth of a millisecond, once for each function."""
+    return inspect.signature(forward)
 
 
 _CONTAINERS = (dict, list, set)
@@ -175,12 +186,9 @@ class GraphForward:
 
     def __init__(self, owner: nn.Module, graphs: Graphs) -> None:
         self.owner = owner
-        self.sources: dict[bool, str] = {}
-        self.names: dict[bool, dict[str, Any]] = {}
-        for mode, graph in graphs.items():
-            graph.lint()
-            code = graph.python_code("self")
-            self.sources[mode], self.names[mode] = code.src, dict(code.globals)
+        codes = {id(graph): _rendered(graph) for graph in distinct(graphs)}
+        self.sources = {mode: codes[id(graph)].src for mode, graph in graphs.items()}
+        self.names = {mode: dict(codes[id(graph)].globals) for mode, graph in graphs.items()}
         self.inputs = [n.target for n in graphs[False].nodes if n.op == "placeholder"]
         # Tracing has read these and made constants of them.
         self.fixed = {
@@ -200,7 +208,13 @@ class GraphForward:
             scope = dict(self.names[mode])
             exec(_code(source, f"<rewritten {type(self.owner).__name__}.forward>"), scope)
             self.functions[mode] = scope["forward"]
-        self.signature = inspect.signature(type(self.owner).forward)
+        self.signature = signature_of(type(self.owner).forward)
+
+    def bound_to(self, twin: nn.Module) -> GraphForward:
+        """The same forward for a shallow copy of the owner."""
+        found = copy.copy(self)
+        found.owner = twin
+        return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph of the owner's current mode."""
@@ -248,6 +262,11 @@ class GraphForward:
         self.__dict__.update(state)
         self.names = {m: {k: _Module.real(v) for k, v in s.items()} for m, s in state["names"].items()}
         self._compile()
+
+
+def _rendered(graph: fx.Graph) -> Any:
+    graph.lint()
+    return graph.python_code("self")
 
 
 @functools.lru_cache(maxsize=512)

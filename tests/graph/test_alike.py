@@ -1,5 +1,6 @@
 """Traced forwards against the forwards themselves, run alone; and which modules share one trace."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from irnet_convert.graph.kind import kind_of
 from irnet_convert.graph.prove import distrust_wrong_traces
 from irnet_convert.graph.record import record
 from irnet_convert.graph.survey import survey
-from irnet_convert.graph.traced import UntraceableError, trace
+from irnet_convert.graph.traced import UntraceableError, distinct, trace
 
 X = torch.zeros(2, 6, 8, 8)
 
@@ -82,8 +83,43 @@ def test_the_recorded_calls_hold_no_values() -> None:
     net = Net(Block())
     calls = record(net, example_of(net, X)).first_calls
     assert calls["blocks.0"].args[0].is_meta
-    assert calls["blocks.0"].times == 1
+    assert not calls["blocks.0"].varied
     assert {name for name, _ in calls["blocks.0"].returned} == {"blocks.0.conv", "blocks.0.norm"}
+
+
+class Masked(Block):
+    """Takes a branch that fx takes too, without a word: a proxy is not None."""
+
+    def forward(self, x: Tensor, scale: Any = None) -> Tensor:
+        y = super().forward(x)
+        return y if scale is None else y * scale
+
+
+class Repeating(nn.Module):
+    """Calls one block twice, as heads of detectors are for every level."""
+
+    def __init__(self, block: nn.Module, *second: Any, size: int = 8) -> None:
+        super().__init__()
+        self.block, self.second, self.size = block, second, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x).mean(-1) + self.block(x[..., : self.size], *self.second).mean(-1)
+
+
+@pytest.mark.parametrize(
+    ("second", "varied"), [((), False), ((None,), True), ((2.0,), True), ((torch.ones(()),), True)]
+)
+@pytest.mark.parametrize("size", [8, 4])
+def test_other_sizes_are_no_other_kind_of_call(size: int, second: tuple[Any, ...], varied: bool) -> None:
+    net = Repeating(Masked(), *second, size=size)
+    assert record(net, example_of(net, X)).first_calls["block"].varied == varied
+
+
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_a_second_call_that_takes_another_branch_is_found_out(scale: float | None) -> None:
+    """The graph that has the scale as an input multiplies by it, the first call does not."""
+    found = survey(Repeating(Masked(), scale), X)
+    assert distrust_wrong_traces(found, ["block"]) == (scale is not None)
 
 
 def test_modules_of_one_kind_are_traced_once() -> None:
@@ -154,9 +190,28 @@ def test_a_mode_that_is_read_elsewhere_is_seen_and_not_traced() -> None:
     found.graphs("blocks.1")
 
 
-def test_one_graph_a_mode_is_edited_alone() -> None:
+class Moded(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1 if self.training else super().forward(x)
+
+
+def test_a_forward_that_reads_its_mode_has_a_graph_for_each() -> None:
     graphs = trace(Block(), {"x"})
-    assert graphs[False] is not graphs[True]
+    assert distinct(graphs) == [graphs[False]] == [graphs[True]]
+    graphs = trace(Moded(), {"x"})
+    assert distinct(graphs) == [graphs[False], graphs[True]]
     graphs[False].erase_node(graphs[False].output_node())
     graphs[True].lint()
     assert any(n.op == "output" for n in graphs[True].nodes)
+
+
+@pytest.mark.parametrize("kind", [Block, Moded])
+def test_an_edit_is_made_once_in_each_mode(kind: type[nn.Module]) -> None:
+    student: Any = binarize(Net(kind()), example_input=X)
+    block = student.blocks[0]
+    for mode in (False, True):
+        student.train(mode)
+        norm = copy.deepcopy(block.norm)
+        x = student.stem(torch.randn(2, 6, 8, 8))
+        want = (norm(block.conv(x)) + x) * block.gain + (1 if mode and kind is Moded else 0)
+        assert torch.equal(block(x), want)

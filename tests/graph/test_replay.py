@@ -146,7 +146,7 @@ def test_a_failure_midway_leaves_the_model_as_it_was(
             pytest.skip("there are not so many rewritten forwards")
         monkeypatch.setattr(apply_module, "install", failing(apply_module.install))
     else:
-        monkeypatch.setattr(prove_module, "record", lambda *_, **__: _raise())
+        monkeypatch.setattr(prove_module, "never_negative", lambda *_: _raise())
         monkeypatch.setattr(prove_module, "distrust_wrong_traces", lambda *_: False)
         monkeypatch.setattr("irnet_convert.graph.decide.distrust_wrong_traces", lambda *_: False)
     with pytest.raises(Boom):

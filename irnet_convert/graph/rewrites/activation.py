@@ -24,7 +24,8 @@ from irnet_convert.graph.record import Node, Record
 from irnet_convert.graph.rewrites.common import Findings, nth_call
 from irnet_convert.graph.signs import is_relu, never_negative
 from irnet_convert.graph.survey import Survey
-from irnet_convert.graph.traced import UntraceableError
+from irnet_convert.graph.traced import UntraceableError, distinct
+from irnet_convert.layers.hardtanh import Hardtanh, hardtanh
 
 FORMS = ("module", "call", "function")
 
@@ -108,7 +109,7 @@ def _in_graph(survey: Survey, rec: Record, node: Node) -> Edit | None:
     except UntraceableError:
         return None
     module = survey.model.get_submodule(edit.owner)
-    found = [_find(g, module, edit, survey.model) is not None for g in graphs.values()]
+    found = [_find(g, module, edit, survey.model) is not None for g in distinct(graphs)]
     return edit if all(found) else None
 
 
@@ -148,14 +149,14 @@ def apply(editor: Any, edit: Edit) -> None:
         editor.replace(edit.owner, _hardtanh_for(relu))
         return
     owner = editor.module(edit.owner)
-    for graph in editor.graphs(edit.owner).values():
+    for graph in distinct(editor.graphs(edit.owner)):
         node = _find(graph, owner, edit, editor.model)
         if node is None:
             raise editor.lost(edit)
         # In place where the ReLU was: the forward may go on with the tensor that it was handed.
-        in_place = {"inplace": True} if _is_in_place(node, owner) else {}
+        in_place: dict[str, Any] = {"inplace": True} if _is_in_place(node, owner) else {}
         with graph.inserting_before(node):
-            new = graph.call_function(F.hardtanh, (node.args[0],), in_place)
+            new = graph.call_function(hardtanh, (node.args[0],), in_place)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
 
@@ -168,9 +169,9 @@ def _is_in_place(node: fx.Node, owner: nn.Module) -> bool:
     return bool(node.kwargs.get("inplace", node.args[1] if len(node.args) > 1 else False))
 
 
-def _hardtanh_for(relu: nn.Module) -> nn.Hardtanh:
+def _hardtanh_for(relu: nn.Module) -> Hardtanh:
     """A Hardtanh with the hooks, flags and attributes of ``relu`` (ReLU6 has bounds of its own)."""
-    new = nn.Hardtanh(inplace=bool(getattr(relu, "inplace", False)))
+    new = Hardtanh(inplace=bool(getattr(relu, "inplace", False)))
     kept = {k: v for k, v in vars(relu).items() if k not in ("min_val", "max_val")}
     new.__dict__.update(kept)
     return new

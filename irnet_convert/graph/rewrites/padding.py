@@ -22,7 +22,7 @@ from irnet_convert.graph.plan import Edit
 from irnet_convert.graph.record import Node, Record
 from irnet_convert.graph.rewrites.common import Findings, nth_call
 from irnet_convert.graph.survey import Survey
-from irnet_convert.graph.traced import UntraceableError
+from irnet_convert.graph.traced import UntraceableError, distinct
 
 FORMS = ("function", "module")
 
@@ -88,7 +88,7 @@ def _edit_for(survey: Survey, pad: Node, call: Node, layer: str) -> Edit | None:
         return None
     edit = Edit(rewrite=_NAME, form=form, owner=call.owner, target=target, ordinal=call.ordinal)
     try:
-        graphs = survey.graphs(edit.owner).values()
+        graphs = distinct(survey.graphs(edit.owner))
     except UntraceableError:
         return None
     owner, module = survey.model.get_submodule(edit.owner), survey.layers[layer]
@@ -113,7 +113,7 @@ def _find(graph: fx.Graph, owner: nn.Module, layer: nn.Module, edit: Edit) -> tu
 def apply(editor: Any, edit: Edit) -> None:
     """Perform one edit. ``editor`` is a graph.apply.Editor."""
     owner, layer = editor.module(edit.owner), editor.module(edit.target)
-    for graph in editor.graphs(edit.owner).values():
+    for graph in distinct(editor.graphs(edit.owner)):
         found = _find(graph, owner, layer, edit)
         if found is None:
             raise editor.lost(edit)

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from irnet_convert.graph.ops import NORMS
 from irnet_convert.graph.plan import Edit
 from irnet_convert.graph.record import Node, Record
 from irnet_convert.graph.rewrites.common import Findings, calls_of, node_args, nth_call, sole_user
 from irnet_convert.graph.survey import Survey
-from irnet_convert.graph.traced import UntraceableError, insert_input
+from irnet_convert.graph.traced import UntraceableError, distinct, insert_input
 
 FORMS = ("basic", "identity", "identity_norm", "identity_norm_act")
 
@@ -89,12 +88,11 @@ def _is_basic(survey: Survey, owner: str, convs: list[str]) -> bool:
         return False
     module = survey.model.get_submodule(owner)
     layers = [survey.layers[c] for c in convs]
-    norms = {survey.model.get_submodule(p) for p in survey.norm_owners}
-    found = [_find_basic(g, module, layers, norms) for g in graphs.values()]
+    found = [_find_basic(g, module, layers, survey.norms) for g in distinct(graphs)]
     if not all(found):
         return False
     norm1 = _path(survey, module, found[0].norm1)  # pyright: ignore[reportOptionalMemberAccess]
-    return not _has_activation(survey, norm1)
+    return norm1 not in survey.norms_with_more
 
 
 def _call(survey: Survey, conv: str) -> Node:
@@ -113,7 +111,7 @@ def _keeps_shape(rec: Record, call: Node) -> bool:
 
 def _path(survey: Survey, owner: nn.Module, node: fx.Node) -> str:
     module = owner.get_submodule(str(node.target))
-    return next(p for p, m in survey.model.named_modules() if m is module)
+    return survey.path_of[module]
 
 
 def _find_basic(
@@ -176,7 +174,7 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
 def _apply_basic(editor: Any, edit: Edit) -> None:
     owner = editor.module(edit.owner)
     convs = [editor.module(edit.target), None]
-    for graph in editor.graphs(edit.owner).values():
+    for graph in distinct(editor.graphs(edit.owner)):
         convs[1] = _second_conv(graph, owner, convs[0])
         norms = {m for m in owner.modules() if m is not owner}
         found = _find_basic(graph, owner, [c for c in convs if c is not None], norms)
@@ -238,32 +236,25 @@ def _collect_identity(survey: Survey, conv: str, found: Findings) -> None:
 def _identity_edit(survey: Survey, conv: str, owner: str, ordinal: int) -> Edit:
     """Which of three forms: behind a plain norm, inside a norm with its own activation, or no norm."""
     module = survey.model.get_submodule(owner)
-    norms = {survey.model.get_submodule(p) for p in survey.norm_owners}
     forms = set()
-    for graph in survey.graphs(owner).values():
+    for graph in distinct(survey.graphs(owner)):
         call = nth_call(graph, module, survey.layers[conv], ordinal)
         if call is None:
             raise UntraceableError("its graph does not show this call")
         user = sole_user(call)
-        if user is None or not _is_norm(user, module, norms):
+        if user is None or not _is_norm(user, module, survey.norms):
             forms.add("identity")
             continue
         norm = _path(survey, module, user)
-        if not _has_activation(survey, norm):
+        if norm not in survey.norms_with_more:
             forms.add("identity_norm")
             continue
-        if not all(_before_activation(g) for g in survey.graphs(norm).values()):
+        if not all(_before_activation(g) for g in distinct(survey.graphs(norm))):
             raise UntraceableError(f"{norm} does not call its activation as a child")
         forms.add("identity_norm_act")
     if len(forms) != 1:
         raise UntraceableError("it differs between training and evaluation")
     return Edit(rewrite=_NAME, form=forms.pop(), owner=owner, target=conv, ordinal=ordinal)
-
-
-def _has_activation(survey: Survey, norm: str) -> bool:
-    """Whether the module at ``norm`` does more than normalise and rearrange: it runs a child's operator."""
-    inside = [n for r in survey.records for n in r.nodes if any(f.path == norm for f in n.frames)]
-    return any(n.op not in NORMS and n.owner != norm for n in inside)
 
 
 def _before_activation(graph: fx.Graph) -> fx.Node | None:
@@ -273,7 +264,7 @@ def _before_activation(graph: fx.Graph) -> fx.Node | None:
 
 def _apply_identity(editor: Any, edit: Edit) -> None:
     owner, conv = editor.module(edit.owner), editor.module(edit.target)
-    for graph in editor.graphs(edit.owner).values():
+    for graph in distinct(editor.graphs(edit.owner)):
         call = nth_call(graph, owner, conv, edit.ordinal)
         if call is None:
             raise editor.lost(edit)
@@ -292,7 +283,7 @@ def _apply_identity(editor: Any, edit: Edit) -> None:
 
 def _open_norm(editor: Any, edit: Edit, norm: nn.Module) -> None:
     """Give a norm-and-activation module an input that is added between the two."""
-    for graph in editor.graphs(editor.path_of(norm)).values():
+    for graph in distinct(editor.graphs(editor.path_of(norm))):
         if any(n.op == "placeholder" and n.target == "shortcut" for n in graph.nodes):
             continue
         place = _before_activation(graph)
