@@ -3,6 +3,7 @@
 from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from irnet_convert.layers.dense import Sign, SignedLayer
+from irnet_convert.layers.hardtanh import Hardtanh, hardtanh
 from irnet_convert.layers.linear import BinaryLinear
 from irnet_convert.layers.model import binary_layers, param_groups, set_progress
 from irnet_convert.layers.multihead import BinaryMultiheadAttention, InProjection, SignedAttention
@@ -31,12 +32,14 @@ __all__ = [
     "BinaryScaledStdConv2dSame",
     "BinaryStdConv2d",
     "BinaryStdConv2dSame",
+    "Hardtanh",
     "InProjection",
     "Sign",
     "SignedAttention",
     "SignedLayer",
     "binary_class_of",
     "binary_layers",
+    "hardtanh",
     "param_groups",
     "set_progress",
 ]

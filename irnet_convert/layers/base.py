@@ -18,6 +18,7 @@ from irnet_convert.binary.sign import shape_only
 from irnet_convert.errors import ArgumentError
 from irnet_convert.layers.dense import Sign, SignedLayer
 from irnet_convert.layers.options import Options, check_options
+from irnet_convert.layers.signed import MadeWeight
 
 
 class BinaryLayer(nn.Module):
@@ -150,19 +151,19 @@ class BinaryLayer(nn.Module):
             As the dense layer does.
         """
         ede = self._ede_of_this_pass()
-        weight = self._scaled_weight(ede)
         if self.act_bits == 1 and zero_pad is None:
-            return self._contract_signs(input, weight, ede, **how)
+            return self._contract_signs(input, ede, **how)
         x = METHODS[self.method].binarize_activation(input, ede) if self.act_bits == 1 else input
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
-        return self._contract(x, weight, **how)
+        return self._contract(x, self._scaled_weight(ede), **how)
 
-    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
         """``_contract`` on the signs of x. Families whose arithmetic allows it keep one tensor of x for the
-        backward pass instead of two (layers/signed.py).
+        backward pass instead of two, and none of the weight (layers/signed.py).
         """
-        return self._contract(METHODS[self.method].binarize_activation(x, ede), weight, **how)
+        signs = METHODS[self.method].binarize_activation(x, ede)
+        return self._contract(signs, self._scaled_weight(ede), **how)
 
     def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's own arithmetic: x and weight as they are, with its bias."""
@@ -187,13 +188,19 @@ class BinaryLayer(nn.Module):
 
     def _scaled_weight(self, ede: Tensor) -> Tensor:
         """±2^s times the factor per output channel, rounded to the weight's dtype once."""
-        if shape_only(self.weight):
-            return self.weight.detach().clone()
-        filters = METHODS[self.method].binarize_weight(self._filters(self.weight), ede)
-        factor = self._factor()
+        return self._weight_of(self.weight, self._factor(), ede)
+
+    def _weight_of(self, latent: Tensor, factor: Tensor | None, ede: Tensor) -> Tensor:
+        if shape_only(latent):
+            return latent.detach().clone()
+        filters = METHODS[self.method].binarize_weight(self._filters(latent), ede)
         if factor is not None:
             filters = filters * factor.reshape(-1, *[1] * (filters.dim() - 1)).to(filters.dtype)
-        return self._from_filters(filters).to(self.weight.dtype)
+        return self._from_filters(filters).to(latent.dtype)
+
+    def _made_weight(self) -> MadeWeight:
+        """:meth:`_scaled_weight`, yet to be made."""
+        return MadeWeight(latent=self.weight, factor=self._factor(), make=self._weight_of)
 
     def _factor(self) -> Tensor | None:
         """The factor per output channel, of any shape with (out,) elements."""

@@ -94,15 +94,15 @@ class BinaryConvNd(BinaryLayer):
         conv: Any = self
         return conv._conv_forward(x, weight, self.bias)
 
-    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
         conv: Any = self
-        if x.dim() < weight.dim() or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            return super()._contract_signs(x, weight, ede, **how)
+        if x.dim() < self.weight.dim() or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            return super()._contract_signs(x, ede, **how)
         geometry = Geometry(
             stride=conv.stride, padding=conv.padding, dilation=conv.dilation, transposed=False,
             output_padding=(0,) * self.dims, groups=conv.groups,
         )  # fmt: skip
-        return signed_conv(x, weight, self.bias, ede, METHODS[self.method], geometry)
+        return signed_conv(x, self._made_weight(), self.bias, ede, METHODS[self.method], geometry)
 
     def _empty_plain(self) -> nn.Module:
         conv: Any = self

@@ -56,10 +56,10 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         """``bias`` takes the place of the layer's own, unless it is True."""
         return F.linear(x, weight, self.bias if bias is True else bias)
 
-    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
         bias = how.get("bias", True)
         own = self.bias if bias is True else bias
-        return signed_linear(x, weight, own, ede, METHODS[self.method])
+        return signed_linear(x, self._made_weight(), own, ede, METHODS[self.method])
 
     def _empty_plain(self) -> nn.Linear:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

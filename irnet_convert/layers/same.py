@@ -50,10 +50,10 @@ class BinaryConv2dSame(BinaryConv2d):
             **options,
         )
 
-    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
         if self.same_pad:  # zeros come between the sign and the convolution
-            return BinaryLayer._contract_signs(self, x, weight, ede, **how)
-        return super()._contract_signs(x, weight, ede, **how)
+            return BinaryLayer._contract_signs(self, x, ede, **how)
+        return super()._contract_signs(x, ede, **how)
 
     def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.same_pad:

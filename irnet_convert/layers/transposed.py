@@ -114,15 +114,15 @@ class BinaryConvTransposeNd(BinaryLayer):
         transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dims - 1]
         return transposed(x, weight, self.bias, conv.stride, conv.padding, extra, conv.groups, conv.dilation)
 
-    def _contract_signs(self, x: Tensor, weight: Tensor, ede: Tensor, **how: Any) -> Tensor:
+    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
         conv: Any = self
-        if x.dim() < weight.dim():
-            return super()._contract_signs(x, weight, ede, **how)
+        if x.dim() < self.weight.dim():
+            return super()._contract_signs(x, ede, **how)
         geometry = Geometry(
             stride=conv.stride, padding=conv.padding, dilation=conv.dilation, transposed=True,
             output_padding=self._extra(x, **how), groups=conv.groups,
         )  # fmt: skip
-        return signed_conv(x, weight, self.bias, ede, METHODS[self.method], geometry)
+        return signed_conv(x, self._made_weight(), self.bias, ede, METHODS[self.method], geometry)
 
     def _extra(self, x: Tensor, output_size: list[int] | None = None) -> Sequence[int]:
         """What ``output_padding`` must be for an output of that size."""

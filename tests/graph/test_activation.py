@@ -12,7 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from irnet_convert.convert import binarize, plan, plan_of
-from irnet_convert.layers import BinaryLayer
+from irnet_convert.layers import BinaryLayer, Hardtanh
 from irnet_convert.policy import Policy, Rule
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -133,7 +133,7 @@ def test_a_module_is_replaced_with_its_attributes_and_hooks() -> None:
     assert student is model
     assert type(student) is Two
     assert [type(m) for m in student[1::2]] == [
-        nn.Hardtanh,
+        Hardtanh,
         nn.ReLU,
         nn.Linear,
     ]  # [3] feeds the last layer only
@@ -174,7 +174,7 @@ def test_shared_module_all_of_whose_calls_feed_binary_layers() -> None:
             return self.head(y.mean((2, 3)))
 
     student = binarize(Shared().eval(), example_input=X, rewrites=["activation"])
-    assert type(student.act) is nn.Hardtanh
+    assert type(student.act) is Hardtanh
     assert negatives(student) == {"middle": True, "other": True}
 
 
@@ -205,7 +205,7 @@ def test_torchvision_resnet50() -> None:
     last = [e for e in plan_of(student).edits if e.owner == "layer4.2" and e.rewrite == "activation"]
     assert {(e.form, e.ordinal) for e in last} == {("call", 0), ("call", 1)}
     assert type(student.layer4[2].relu) is nn.ReLU
-    assert type(student.layer4[1].relu) is nn.Hardtanh
+    assert type(student.layer4[1].relu) is Hardtanh
 
 
 class Untraceable(Functional):
@@ -262,7 +262,7 @@ def test_relu_that_feeds_a_real_and_a_binary_layer_changes_for_both() -> None:
 
     policy = Policy([Rule(action="keep", name="side"), *Policy.preset("irnet")])
     student = binarize(Both().eval(), policy, example_input=X, rewrites=["activation"])
-    assert type(student.act) is nn.Hardtanh
+    assert type(student.act) is Hardtanh
     assert negatives(student) == {"middle": True}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from irnet_convert.binary import METHODS
 from irnet_convert.binary.sign import ede_sign
-from irnet_convert.layers import BinaryConv2d, BinaryLinear
+from irnet_convert.layers import BinaryConv2d, BinaryLinear, BinaryScaledStdConv2d
 from irnet_convert.layers.signed import Geometry, signed_conv, signed_linear
 
 EDE = torch.tensor([1.0, 2.5], dtype=torch.float64)
@@ -90,8 +90,14 @@ def test_only_the_gradients_that_are_wanted(case: str, wanted: tuple[int, ...]) 
     assert all(torch.equal(g, every[i]) for g, i in zip(some, wanted, strict=True))
 
 
-@pytest.mark.parametrize("layer", [BinaryConv2d(8, 8, 3, padding=1, bias=False), BinaryLinear(8, 16)])
-def test_one_tensor_of_the_input_s_size_is_kept(layer: nn.Module) -> None:
+KEEPING = [
+    BinaryConv2d(8, 8, 3, padding=1, bias=False), BinaryLinear(8, 16), BinaryLinear(8, 16, scale=True),
+    BinaryScaledStdConv2d(8, 8, 3, padding=1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", KEEPING)
+def test_one_tensor_of_the_input_s_size_is_kept_and_no_weight_but_the_latents(layer: nn.Module) -> None:
     x = torch.randn((2, 8, 7, 7) if isinstance(layer, nn.Conv2d) else (2, 5, 8), requires_grad=True)
     kept: dict[int, Tensor] = {}
     with torch.autograd.graph.saved_tensors_hooks(
@@ -100,6 +106,37 @@ def test_one_tensor_of_the_input_s_size_is_kept(layer: nn.Module) -> None:
         layer(x)
     assert [t.numel() for t in kept.values()].count(x.numel()) == 1
     assert any(t.data_ptr() == x.data_ptr() for t in kept.values())
+    own = {t.data_ptr() for t in (x, *layer.parameters())}
+    assert sum(t.numel() for t in kept.values() if t.data_ptr() not in own) <= 16
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("scale",), ("weight", "scale")])
+def test_a_weight_made_again_has_the_gradients_of_one_that_was_kept(scale: bool, frozen: tuple[str]) -> None:
+    torch.manual_seed(0)
+    layer = BinaryLinear(8, 6, scale=scale).double()
+    layer.requires_grad_(True)
+    for name in frozen:
+        if name != "scale" or scale:
+            layer.get_parameter(name).requires_grad_(False)
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    found = []
+    for y in (layer(x), F.linear(ede_sign(x, layer.ede), layer._scaled_weight(layer.ede), layer.bias)):
+        first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        found.append([y, *first, *second])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_latents_that_were_written_to_are_noticed() -> None:
+    layer, x = BinaryLinear(8, 6), torch.randn(3, 8, requires_grad=True)
+    y = layer(x).sum()
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
 
 
 @pytest.mark.parametrize("layer", [BinaryConv2d(8, 4, 3), BinaryLinear(8, 4)])

@@ -1,0 +1,56 @@
+"""Hardtanh that keeps its output for the backward pass, which the layer that it feeds keeps too.
+
+PyTorch's keeps its input; done in place, a copy of it. Beside a binary layer's own input that would be a
+second tensor. The output tells as much: the gradient is zero where it is at a bound, which is where the input
+is at the bound or beyond.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Hardtanh(nn.Hardtanh):
+    """nn.Hardtanh with the same values and gradients; see the module's text."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return hardtanh(input, self.min_val, self.max_val, self.inplace)
+
+
+def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """F.hardtanh with the same values and gradients, that keeps its output for the backward pass.
+
+    Args:
+        x: any shape and floating dtype.
+        min_val: lower bound.
+        max_val: upper bound.
+        inplace: write the result into ``x``.
+    """
+    if torch.compiler.is_compiling() or torch._C._is_tracing():  # a compiler decides itself what to keep
+        return F.hardtanh(x, min_val, max_val, inplace)
+    # A view's base would have to be told of what is written into it.
+    if not (torch.is_grad_enabled() and x.requires_grad) or (inplace and x._is_view()):
+        return F.hardtanh(x, min_val, max_val, inplace)
+    return _Hardtanh.apply(x, min_val, max_val, inplace)
+
+
+class _Hardtanh(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, low: float, high: float, inplace: bool) -> Tensor:
+        return F.hardtanh(x, low, high, inplace)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, *ctx.bounds, inplace = inputs
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, out, *ctx.bounds), None, None, None
