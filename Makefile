@@ -33,7 +33,7 @@ lint: .venv/.test
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 test-long: .venv/.test
 	IRNET_FUZZ=200000 $(BIN)/python -m pytest tests/packed/test_native_elsewhere.py tests/packed/long_fuzz_files.py

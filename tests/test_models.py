@@ -50,10 +50,7 @@ def _random_states() -> tuple[object, ...]:
     return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(c, id=c.id, marks=pytest.mark.xdist_group(c.id)) for c in CASES],
-)
+@pytest.fixture(scope="module", params=[pytest.param(c, id=c.id) for c in CASES])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     yield Pair(request.param)
     gc.collect()

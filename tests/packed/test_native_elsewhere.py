@@ -19,8 +19,6 @@ from irnet_convert.packed import engine
 from irnet_convert.packed.library import ISAS
 from irnet_convert.packed.reference import run_reference
 
-pytestmark = pytest.mark.xdist_group("native build")
-
 #: Changed programs to try; ``make test-long`` sets it to many.
 CHANGES = int(os.environ.get("IRNET_FUZZ", "2000"))
 #: Where Debian's packages libsimde-dev and g++-aarch64-linux-gnu with qemu-user put things.
