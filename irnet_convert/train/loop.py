@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from irnet_convert.data import Loaders
 from irnet_convert.errors import DataError, TrainingError
 from irnet_convert.layers import binary_layers, set_progress
 from irnet_convert.recipe import Recipe
-from irnet_convert.train.checkpoint import list_checkpoints, save_checkpoint
+from irnet_convert.train.checkpoint import save_checkpoint
 from irnet_convert.train.distill import DistillLoss, FeatureTap
 from irnet_convert.train.evaluate import as_logits, evaluate, reduced
+from irnet_convert.train.notfinite import last_good, locate
 from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule, make_task_loss
 from irnet_convert.train.rng import rng_state
 from irnet_convert.train.rundir import CHECKPOINTS, MetricsLog
@@ -153,14 +154,17 @@ class Trainer:
             set_progress(self.student, self.progress(), t_min=ede.t_min, t_max=ede.t_max)
         sums: dict[str, Tensor] = {}
         means: dict[str, float] = {}
+        fed: list[Tensor] = []
         for images, labels in batches:
             with self.accelerator.accumulate(self.wrapped):
-                parts = self._losses(*self._prepared(images, labels))
+                images, labels = self._prepared(images, labels)
+                fed.append(images)
+                parts = self._losses(images, labels)
                 self.accelerator.backward(parts["loss"])
                 for key, value in parts.items():
                     sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach()
                 if self.accelerator.sync_gradients:
-                    means = self._agree(sums, stop)
+                    means = self._agree(sums, stop, fed)
                     if self.recipe.clip_grad is not None:
                         self.accelerator.clip_grad_norm_(self.student.parameters(), self.recipe.clip_grad)
                 self.optimizer.step()
@@ -206,7 +210,7 @@ class Trainer:
         parts = self.distill(logits, teacher_logits, task, self.student_tap.take(), self.teacher_tap.take())
         return {**parts, "task": task}
 
-    def _agree(self, sums: dict[str, Tensor], stop: StopSignal) -> dict[str, float]:
+    def _agree(self, sums: dict[str, Tensor], stop: StopSignal, fed: list[Tensor]) -> dict[str, float]:
         """Losses averaged over micro-batches and processes, and whether any process was told to stop.
 
         One small reduction a step: a process that stopped, or met a NaN, alone would leave the others
@@ -217,19 +221,22 @@ class Trainer:
         *means, stopping = reduced(self.accelerator, numbers, "mean").tolist()
         parts = {key: mean / self.recipe.grad_accumulation for key, mean in zip(sums, means, strict=True)}
         if not math.isfinite(parts["loss"]):
-            raise self._not_finite(parts)
+            raise self._not_finite(parts, {"student": self.student, "teacher": self.teacher}, fed)
         return {**parts, "stop": stopping}
 
-    def _not_finite(self, parts: dict[str, float]) -> TrainingError:
-        broken = [name for name, p in self.student.named_parameters() if not bool(p.isfinite().all())]
-        where = f"; the first weights that are not: {broken[0]}" if broken else ""
-        saved = list_checkpoints(self.run_dir / CHECKPOINTS)
-        good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint before it"
+    def _not_finite(
+        self, losses: dict[str, float], models: dict[str, nn.Module | None], fed: Iterable[Tensor]
+    ) -> TrainingError:
+        place = locate(models, fed, losses, lambda: self.accelerator.autocast())
+        good = last_good(self.run_dir / CHECKPOINTS)
+        # A batch is met in the step that was not finished, an evaluation after the last one.
+        step = self.position.total + ("evaluation loss" not in losses)
         return TrainingError(
-            f"the loss is not finite in step {self.position.total + 1} of {self.total_steps} "
-            f"(epoch {self.position.epoch + 1}, {parts}){where}",
+            f"the loss is not finite in step {step} of {self.total_steps} (epoch {self.position.epoch + 1}, "
+            f"{losses}); what is not finite first: {place}",
             expected="a finite loss",
-            mend=f"lower optimizer.lr, set clip_grad, or use precision=fp32; {good}",
+            mend="lower optimizer.lr, set clip_grad, or use precision=fp32; "
+            + (f"the last good checkpoint is {good}" if good else "there is no good checkpoint before it"),
         )
 
     def _finish_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
@@ -239,7 +246,11 @@ class Trainer:
                 distribute_bn(model, self.accelerator.num_processes, reduce=False)
         self.metrics["after"] = self.evaluate(self.judged)
         if not math.isfinite(self.metrics["after"]["loss"]):
-            raise self._not_finite({"evaluation loss": float(self.metrics["after"]["loss"])})
+            raise self._not_finite(
+                {"evaluation loss": float(self.metrics["after"]["loss"])},
+                {"network": self.judged.eval()},
+                (images.to(self.accelerator.device, self.dtype) for images, _ in self.loaders.eval),
+            )
         self.position = Position(epoch=self.position.epoch + 1, total=self.position.total)
         self.schedule.step(self.position.epoch)
         record = self._epoch_record()

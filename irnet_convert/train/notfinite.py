@@ -1,0 +1,107 @@
+"""Where a loss stopped being finite: in the images, in a layer, in the teacher, or in the loss itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from irnet_convert.errors import CheckpointError
+from irnet_convert.train.checkpoint import list_checkpoints, load_checkpoint
+
+
+def first_not_finite(model: nn.Module, images: Tensor) -> str | None:
+    """Run a network once more, as it stands, and find the first place where numbers are not finite.
+
+    Args:
+        model: in the mode in which it met them.
+        images: (N, C, H, W), what it was fed.
+
+    Returns:
+        ``"the images"``, or the path and class of the first module, in the order of execution, whose output
+        holds a number that is not finite, with its first weight that does; None where all is finite. A
+        module whose parts are all finite, and not its output, is named itself.
+    """
+    if not bool(images.isfinite().all()):
+        return "the images"
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(module: nn.Module, args: Any, output: Any) -> None:
+            if not found and not _finite(output):
+                found.append(_described(name, module))
+
+        return look
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _described(name: str, module: nn.Module) -> str:
+    where = f"the layer {name!r}" if name else "the network's own forward"
+    broken = [own for own, p in module.named_parameters(recurse=False) if not bool(p.isfinite().all())]
+    weights = f", whose {broken[0]} is not finite" if broken else ""
+    return f"{where} ({type(module).__name__}{weights})"
+
+
+def _finite(output: Any) -> bool:
+    if isinstance(output, Tensor):
+        return not output.is_floating_point() or bool(output.isfinite().all())
+    if isinstance(output, Mapping):
+        output = output.values()
+    return all(map(_finite, output)) if isinstance(output, Iterable) and not isinstance(output, str) else True
+
+
+def locate(
+    models: Mapping[str, nn.Module | None],
+    batches: Iterable[Tensor],
+    losses: Mapping[str, float],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> str:
+    """The first place over all processes, for an error's text; to be called by all of them.
+
+    Args:
+        models: by role (``"student"``, ``"teacher"``), in the order in which they are asked.
+        batches: images (N, C, H, W) that this process has fed them.
+        losses: parts of the loss by name.
+        autocast: the context in which the networks run.
+    """
+    mine = None
+    for images in batches:
+        for role, model in models.items():
+            with autocast():
+                place = first_not_finite(model, images) if model is not None and mine is None else None
+            if place is not None:
+                mine = place if place == "the images" else f"{place} of the {role}"
+        if mine is not None:
+            break
+    found = [place for place in gather_object([mine]) if place is not None]
+    if found:
+        return found[0]
+    parts = [name for name, value in losses.items() if not math.isfinite(value)]
+    names = [name for name in parts if name != "loss"] or parts
+    return f"no layer, but the loss itself ({', '.join(names)})"
+
+
+def last_good(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole and whose weights are finite."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            weights = load_checkpoint(path).tensors["model"]
+        except (CheckpointError, KeyError):
+            continue
+        if all(bool(each.isfinite().all()) for each in weights.values() if each.is_floating_point()):
+            return path
+    return None
