@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irnet_convert.layers import BinaryConv2d, BinaryLinear
+from irnet_convert.layers import BinaryConv2d, BinaryLinear, Hardtanh
 
 
 class _TanhSign(torch.autograd.Function):
@@ -64,7 +64,7 @@ class AuthorsLayer(nn.Module):
 
 
 def with_authors_layers(student: nn.Module) -> nn.Module:
-    """A copy of a binarized network with these layers in place of the project's.
+    """A copy of a binarized network with these layers, and PyTorch's Hardtanh, in place of the project's.
 
     Args:
         student: its binary layers are BinaryConv2d and BinaryLinear, with 1-bit activations.
@@ -74,4 +74,6 @@ def with_authors_layers(student: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, BinaryConv2d | BinaryLinear):
                 setattr(parent, name, AuthorsLayer(child))
+            elif isinstance(child, Hardtanh):
+                setattr(parent, name, nn.Hardtanh())
     return student

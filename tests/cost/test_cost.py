@@ -13,7 +13,7 @@ from irnet_convert.cost.memory import kept_for_backward
 from irnet_convert.cost.run import AUTHORS, BINARY, FULL
 from irnet_convert.cost.steps import Contestant, Step, time_in_turns
 from irnet_convert.errors import ArgumentError, UnknownNameError
-from irnet_convert.layers import BinaryConv2d, BinaryLinear, set_progress
+from irnet_convert.layers import BinaryConv2d, BinaryLinear, Hardtanh, set_progress
 
 TINY = Case(network="timm/cifar_resnet20", batch=2, size=(3, 8, 8))
 
@@ -47,9 +47,9 @@ def test_authors_layer_is_the_same_layer(kind: str) -> None:
 
 
 def test_authors_layers_take_the_place_of_all_and_fail_on_channels_last() -> None:
-    student = nn.Sequential(BinaryConv2d(4, 4, 3), nn.Flatten(), BinaryLinear(36, 3))
+    student = nn.Sequential(BinaryConv2d(4, 4, 3), Hardtanh(), nn.Flatten(), BinaryLinear(36, 3))
     theirs = with_authors_layers(student)
-    assert [type(m) for m in theirs] == [AuthorsLayer, nn.Flatten, AuthorsLayer]
+    assert [type(m) for m in theirs] == [AuthorsLayer, nn.Hardtanh, nn.Flatten, AuthorsLayer]
     assert type(student[0]) is BinaryConv2d
     x = torch.randn(2, 4, 5, 5)
     assert theirs(x).shape == (2, 3)
@@ -96,7 +96,10 @@ def test_measure_says_what_it_measured() -> None:
     full, binary, authors = cost.rows
     assert (full.time_ratio, full.memory_ratio) == (1.0, 1.0)
     assert all(row.against == FULL and row.size == (3, 8, 8) and row.seconds > 0 for row in cost.rows)
-    assert full.kept < binary.kept < authors.kept
+    # The labels' loss aside, a binary network keeps what full precision does: 13 tensors a stage and three
+    # numbers a channel; the authors' formulation keeps each layer's input twice, and weights.
+    assert full.kept <= binary.kept < 1.05 * full.kept
+    assert authors.kept > 1.4 * full.kept
     assert cost.to_dict()["rows"][1]["memory_ratio"] == binary.kept / full.kept
 
 
