@@ -1,6 +1,6 @@
 # make demo   train, binarize, fine-tune and evaluate on handwritten digits (under 5 minutes on 2 cores)
 # make test   lint, types, tests
-# make test-long   fuzzes packed files and the native code that runs them (minutes)
+# make test-long   fuzzes packed files and the native code that runs them, kills training runs (minutes)
 # Each makes .venv if it is missing and installs what it needs.
 
 PYTHON ?= python3
@@ -37,6 +37,7 @@ test: lint
 
 test-long: .venv/.test
 	IRNET_FUZZ=200000 $(BIN)/python -m pytest tests/packed/test_native_elsewhere.py tests/packed/long_fuzz_files.py
+	IRNET_KILLS=50 $(BIN)/python -m pytest -s tests/train/test_kills.py
 
 clean:
 	rm -rf .venv build dist *.egg-info $(RUNS)

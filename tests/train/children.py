@@ -49,6 +49,13 @@ def start(orders: Orders) -> Any:
     return child
 
 
+def warm_up() -> None:
+    """Start the server, so that the first child takes no longer than the others."""
+    child = CONTEXT.Process(target=int)
+    child.start()
+    child.join()
+
+
 def world_of(processes: int) -> list[dict[str, str]]:
     """The variables that a launcher sets in each process."""
     outer = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -67,6 +74,7 @@ def run(orders: Orders) -> None:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     os.environ.update(orders.variables)
+    multiprocessing.set_start_method("fork", force=True)  # loaders' workers start as in any training
     import torch
 
     from irnet_convert.train.__main__ import main as train
