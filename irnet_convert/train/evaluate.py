@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -56,20 +56,52 @@ def evaluate(
         DataError: there are no samples, or a label is not a class of the model.
         ModelError: the model does not return logits.
     """
+    found = evaluate_unless(lambda: False, model, loader, where)
+    assert found is not None
+    return found
+
+
+def evaluate_unless(
+    stop: Callable[[], bool],
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    where: Accelerator | torch.device | str | None = None,
+) -> dict[str, float | int] | None:
+    """:func:`evaluate`, or None as soon as ``stop`` says so in any process; it is asked after each batch.
+
+    Args:
+        stop: whether this process was told to stop.
+        model: as there.
+        loader: as there.
+        where: as there.
+
+    Returns:
+        As there, or None; the same in all processes.
+
+    Raises:
+        DataError: as there.
+        ModelError: as there.
+    """
     own = next(model.parameters(), torch.zeros(()))
     if isinstance(where, Accelerator):
         accelerator, device = where, where.device
     else:
         accelerator, device = None, torch.device(where) if where is not None else own.device
     model.to(device)
-    totals = torch.zeros(4, dtype=torch.float64)
+    totals, stopped = torch.zeros(4, dtype=torch.float64), False
     with evaluating(model), accelerator.autocast() if accelerator else nullcontext():
         for images, labels in loader:
             logits = as_logits(model(images.to(device, own.dtype, non_blocking=True)))
             totals += _count(logits.float() if logits.dtype != torch.float64 else logits, labels.to(device))
+            stopped = stop()
+            if stopped:
+                break
+    totals = torch.cat([totals, torch.tensor([float(stopped)], dtype=totals.dtype)])
     if accelerator:
         totals = reduced(accelerator, totals.to(device), "sum").cpu()
-    top1, top5, loss, count = totals.tolist()
+    top1, top5, loss, count, stopping = totals.tolist()
+    if stopping:
+        return None
     if not count:
         raise DataError(
             "the evaluation data is empty", expected="at least one sample", mend="check data.eval_split"

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +23,7 @@ from irnet_convert.layers import binary_layers, set_progress
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.checkpoint import save_checkpoint
 from irnet_convert.train.distill import DistillLoss, FeatureTap
-from irnet_convert.train.evaluate import as_logits, evaluate, reduced
+from irnet_convert.train.evaluate import as_logits, evaluate_unless, reduced
 from irnet_convert.train.notfinite import last_good, locate
 from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule, make_task_loss
 from irnet_convert.train.rng import rng_state
@@ -98,16 +98,16 @@ class Trainer:
         """Optimizer steps of the whole run."""
         return self.recipe.epochs * self.loaders.steps_per_epoch
 
-    def evaluate(self, model: nn.Module) -> dict[str, float | int]:
-        """Top-1, top-5, loss and count of a network over the evaluation data of all processes."""
-        return evaluate(model, self.loaders.eval, self.accelerator)
+    def evaluate(self, model: nn.Module, stop: StopSignal) -> dict[str, float | int] | None:
+        """Top-1, top-5, loss and count over the evaluation data of all processes; None if told to stop."""
+        return evaluate_unless(lambda: stop.received > 0, model, self.loaders.eval, self.accelerator)
 
     def fit(self, log: MetricsLog, stop: StopSignal) -> None:
         """Train from where the run is to its end; every epoch is evaluated, logged and saved.
 
         Args:
             log: gets a record each epoch.
-            stop: looked at after each step and each evaluation.
+            stop: looked at after each step, and after each batch of an evaluation.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -244,7 +244,10 @@ class Trainer:
             # Each process has seen other batches: the main process's statistics are those that are saved.
             for model in dict.fromkeys((self.student, self.judged)):
                 distribute_bn(model, self.accelerator.num_processes, reduce=False)
-        self.metrics["after"] = self.evaluate(self.judged)
+        judgement = self.evaluate(self.judged, stop)
+        if judgement is None:
+            self._save_and_leave(log, stop)  # the epoch's steps are done; what resumes evaluates first
+        self.metrics["after"] = judgement
         if not math.isfinite(self.metrics["after"]["loss"]):
             raise self._not_finite(
                 {"evaluation loss": float(self.metrics["after"]["loss"])},
@@ -284,7 +287,7 @@ class Trainer:
         flag = torch.tensor([float(stop.received > 0)], device=self.accelerator.device)
         return bool(reduced(self.accelerator, flag, "sum").item())
 
-    def _save_and_leave(self, log: MetricsLog, stop: StopSignal) -> None:
+    def _save_and_leave(self, log: MetricsLog, stop: StopSignal) -> NoReturn:
         path = self.save(log)
         self.accelerator.print(f"Stopped in step {self.position.total}; saved {path}. Go on with --resume.")
         leave(stop.received or signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from irnet_convert.train.rundir import (
     write_description,
     write_weights,
 )
-from irnet_convert.train.signals import StopSignal
+from irnet_convert.train.signals import StopSignal, leave
 from irnet_convert.train.snapshot import restore
 
 
@@ -116,7 +117,7 @@ def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resu
     log = MetricsLog(run_dir / LOG, accelerator, lines)
     with StopSignal() as stop:
         if not lines:
-            _evaluate_start(trainer, log)
+            _evaluate_start(trainer, log, stop)
         trainer.fit(log, stop)
     return _finish(trainer, log, resumed_from)
 
@@ -178,13 +179,19 @@ def _resume(trainer: Trainer) -> tuple[Path | None, int]:
     return checkpoint.path, lines
 
 
-def _evaluate_start(trainer: Trainer, log: MetricsLog) -> None:
+def _evaluate_start(trainer: Trainer, log: MetricsLog, stop: StopSignal) -> None:
     """Judge the teacher, and the student as converted where it starts from trained weights."""
-    if trainer.teacher is not None:
-        trainer.metrics["teacher"] = trainer.evaluate(trainer.teacher)
+    networks = {"teacher": trainer.teacher}
     model = trainer.recipe.model
     if trainer.is_binary and (model.pretrained or model.checkpoint is not None):
-        trainer.metrics["before"] = trainer.evaluate(trainer.student)
+        networks["before"] = trainer.student
+    for name, network in networks.items():
+        found = trainer.evaluate(network, stop) if network is not None else {}
+        if found is None:
+            trainer.accelerator.print("Stopped before the first step; there is nothing to save yet.")
+            leave(stop.received or signal.SIGTERM)
+        if found:
+            trainer.metrics[name] = found
     log.write("start", 0, total_steps=trainer.total_steps, **trainer.metrics)
 
 

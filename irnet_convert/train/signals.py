@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from torch.utils.data import DataLoader
 
@@ -59,7 +59,7 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def leave(number: int) -> None:
+def leave(number: int) -> NoReturn:
     """End the way the signal would have, now that everything is saved.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -18,6 +19,10 @@ from irnet_convert.recipe import Recipe
 from irnet_convert.train import finetune
 from irnet_convert.train.loop import Trainer
 from irnet_convert.train.rundir import TIME_FIELDS, differing_keys
+
+evaluate_module = importlib.import_module(
+    "irnet_convert.train.evaluate"
+)  # the package's name is the function
 
 # Everything that has state: drop-out and mixup draw numbers, Adam and the average remember.
 DROPPING = {"name": TINY["model"]["name"], "kwargs": {**VIT, "num_classes": 10, "proj_drop_rate": 0.2}}
@@ -99,6 +104,30 @@ def test_a_signal_saves_and_leaves_within_the_step(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     result = finetune(recipe, resume=True)
     assert result.resumed_from.name == f"step-{at + 1:09d}"
+    assert_equal_runs(whole, result.run_dir)
+
+
+@pytest.mark.parametrize(("batch", "saved"), [(1, None), (4, 4), (6, 4), (8, 8)])
+def test_a_signal_while_evaluating_is_not_kept_waiting_until_its_end(
+    tiny, whole: Path, monkeypatch: pytest.MonkeyPatch, batch: int, saved: int | None
+) -> None:
+    """Of three batches each: 1 to 3 judge the teacher, 4 to 6 the first epoch, 7 to 9 the second."""
+    recipe, count, seen = tiny(**STATEFUL), evaluate_module._count, []
+
+    def counting(*arguments: Any) -> Any:
+        seen.append(arguments)
+        if len(seen) == batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return count(*arguments)
+
+    monkeypatch.setattr(evaluate_module, "_count", counting)
+    with pytest.raises(SystemExit) as caught:
+        finetune(recipe)
+    monkeypatch.undo()
+    assert caught.value.code == 143
+    assert len(seen) == batch
+    result = finetune(recipe, resume=True)
+    assert (result.resumed_from and result.resumed_from.name) == (saved and f"step-{saved:09d}")
     assert_equal_runs(whole, result.run_dir)
 
 

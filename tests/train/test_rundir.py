@@ -30,7 +30,7 @@ def test_an_unusable_place_is_refused_first(tiny, tmp_path):
 
 def test_an_evaluation_that_is_not_finite_is_no_success(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "irnet_convert.train.loop.evaluate",
+        "irnet_convert.train.loop.evaluate_unless",
         lambda *_: {"top1": 10.0, "top5": 50.0, "loss": float("nan"), "count": 21},
     )
     with pytest.raises(TrainingError, match="evaluation loss"):
