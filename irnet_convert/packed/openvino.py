@@ -10,7 +10,7 @@ from torch import nn
 
 from irnet_convert.errors import ArgumentError
 from irnet_convert.packed.aside import written_aside
-from irnet_convert.packed.extras import needs
+from irnet_convert.extras import needs
 from irnet_convert.packed.whole import whole_of
 
 

@@ -17,7 +17,7 @@ from irnet_convert.packed import engine
 from irnet_convert.packed.bench import Contestant, Result, StepTable, Timing, time_in_turns
 from irnet_convert.packed.bench_engines import Match, contestants
 from irnet_convert.packed.bench_steps import StepTime, binary_share, step_times
-from irnet_convert.packed.extras import needs
+from irnet_convert.extras import needs
 
 
 def timing(name: str, median: float) -> Timing:

@@ -1,4 +1,4 @@
-"""Packages that only exports and comparisons need."""
+"""Packages that optional extras install, imported where they are needed."""
 
 from __future__ import annotations
 
