@@ -44,23 +44,20 @@ def libra_pb(latent: Tensor, ede: Tensor) -> Tensor:
     if shape_only(latent):
         return latent.to(torch.promote_types(latent.dtype, torch.float32), copy=True)
     with _no_autocast(latent.device.type):
-        return _LibraPB.apply(latent, ede)[0]
+        return _LibraPB.apply(latent, ede) if torch.is_grad_enabled() else _libra(latent)[0]
 
 
 class _LibraPB(torch.autograd.Function):
     """Keeps the latents and three numbers a filter for the backward pass: nothing else of their size."""
 
     @staticmethod
-    def forward(latent: Tensor, ede: Tensor) -> tuple[Tensor, Tensor]:
-        return _libra(latent)
+    def forward(ctx: Any, latent: Tensor, ede: Tensor) -> Tensor:
+        binary, filters = _libra(latent)
+        ctx.save_for_backward(latent, ede, filters)
+        return binary
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         latent, ede, filters = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # Somebody wants the gradient of this gradient: by the operations that the formula comes from.

@@ -39,12 +39,9 @@ class _EdeSign(torch.autograd.Function):
     """Forward: :func:`sign`. Backward: the derivative of k·tanh(t·x)."""
 
     @staticmethod
-    def forward(x: Tensor, ede: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ede: Tensor) -> Tensor:
+        ctx.save_for_backward(x, ede)
         return sign(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -135,4 +132,4 @@ def ede_sign(x: Tensor, ede: Tensor) -> Tensor:
         Qin et al., Forward and Backward Information Retention for Accurate Binary Neural Networks, CVPR
         2020, section on EDE.
     """
-    return _EdeSign.apply(x, ede)
+    return _EdeSign.apply(x, ede) if torch.is_grad_enabled() else sign(x)

@@ -40,15 +40,13 @@ def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bo
 
 class _Hardtanh(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, low: float, high: float, inplace: bool) -> Tensor:
-        return F.hardtanh(x, low, high, inplace)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, *ctx.bounds, inplace = inputs
+    def forward(ctx: Any, x: Tensor, low: float, high: float, inplace: bool) -> Tensor:
+        ctx.bounds = low, high
         if inplace:
             ctx.mark_dirty(x)
+        output = F.hardtanh(x, low, high, inplace)
         ctx.save_for_backward(output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

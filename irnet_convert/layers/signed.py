@@ -86,9 +86,12 @@ def _parts(weight: Tensor | MadeWeight, state: Tensor) -> tuple[Tensor, Tensor |
     return weight.latent, weight.factor, weight.make
 
 
+# With a setup_context, PyTorch would inspect the signature of forward in every call: here and in binary/ that
+# is half of a small layer's time.
 class _SignedConv(torch.autograd.Function):
     @staticmethod
     def forward(
+        ctx: Any,
         x: Tensor,
         latent: Tensor,
         factor: Tensor | None,
@@ -98,6 +101,9 @@ class _SignedConv(torch.autograd.Function):
         method: Method,
         geometry: Geometry,
     ) -> Tensor:
+        ctx.make, ctx.method, ctx.geometry = make, method, geometry
+        ctx.bias_size = None if bias is None else list(bias.shape)
+        ctx.save_for_backward(x, latent, factor, state)
         how, dims = geometry, latent.dim() - 2
         weight = latent if make is None else make(latent, factor, state)
         if how.transposed:
@@ -105,12 +111,6 @@ class _SignedConv(torch.autograd.Function):
             return _TRANSPOSED[dims - 1](method.binarize_activation(x, state), weight, bias, *rest)
         rest = (how.stride, how.padding, how.dilation, how.groups)
         return _STRAIGHT[dims - 1](method.binarize_activation(x, state), weight, bias, *rest)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *kept, bias, state, ctx.make, ctx.method, ctx.geometry = inputs
-        ctx.bias_size = None if bias is None else list(bias.shape)
-        ctx.save_for_backward(*kept, state)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -135,6 +135,7 @@ class _SignedConv(torch.autograd.Function):
 class _SignedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
+        ctx: Any,
         x: Tensor,
         latent: Tensor,
         factor: Tensor | None,
@@ -143,13 +144,10 @@ class _SignedLinear(torch.autograd.Function):
         make: Make | None,
         method: Method,
     ) -> Tensor:
+        ctx.make, ctx.method = make, method
+        ctx.save_for_backward(x, latent, factor, state)
         weight = latent if make is None else make(latent, factor, state)
         return F.linear(method.binarize_activation(x, state), weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *kept, _, state, ctx.make, ctx.method = inputs
-        ctx.save_for_backward(*kept, state)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
