@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from accelerate.state import PartialState
 
 from irnet_convert.errors import IrnetError
-from irnet_convert.recipe import Recipe, find_recipe
+from irnet_convert.recipe import find_recipe
 from irnet_convert.train.run import Result, finetune
 
 DESCRIPTION = """\
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = find_recipe(options.recipe)
         if os.environ.get("RANK", "0") == "0":  # set by launchers; there is no Accelerator yet
             print(f"Recipe: {found}", flush=True)
-        recipe = Recipe.load(found.path, options.overrides)
-        result = finetune(recipe, resume=options.resume)
+        # Resolved: a file named like a bundled recipe and reached by ./NAME stays that file.
+        result = finetune(found.path.resolve(), overrides=options.overrides, resume=options.resume)
         if os.environ.get("RANK", "0") == "0":
             print(describe(result), flush=True)
     except IrnetError as error:

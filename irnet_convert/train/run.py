@@ -15,6 +15,7 @@ from torch import nn
 
 from irnet_convert.convert import binarize, plan_of
 from irnet_convert.data import make_loaders
+from irnet_convert.data.revision import describe_data
 from irnet_convert.errors import RecipeError
 from irnet_convert.networks import create_model
 from irnet_convert.recipe import Recipe
@@ -23,6 +24,7 @@ from irnet_convert.train.checkpoint import encode_tensors, newest_whole, set_asi
 from irnet_convert.train.evaluate import check_classifier
 from irnet_convert.train.launch import make_accelerator
 from irnet_convert.train.loop import Trainer
+from irnet_convert.train.provenance import given
 from irnet_convert.train.rundir import (
     CHECKPOINTS,
     LOG,
@@ -40,8 +42,8 @@ class Result:
     """What a run came to.
 
     Attributes:
-        run_dir: holds ``recipe.yaml``, ``plan.json``, ``environment.json``, ``metrics.jsonl``,
-            ``model.safetensors`` and ``checkpoints/``.
+        run_dir: holds ``recipe.yaml`` (and ``recipe.given.yaml``, the file as it was), ``plan.json``,
+            ``environment.json``, ``metrics.jsonl``, ``model.safetensors`` and ``checkpoints/``.
         metrics: ``after``, and where there was one ``teacher`` and ``before`` (the student as converted, if
             it had weights), each with ``top1`` and ``top5`` in percent, ``loss`` and ``count``.
         epochs: of the whole run.
@@ -79,7 +81,8 @@ def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resu
         TrainingError: the loss is not finite.
         KeyboardInterrupt: after SIGINT, SystemExit after SIGTERM: a checkpoint has been saved.
     """
-    recipe = resolve(recipe, overrides)
+    overrides = tuple(overrides)
+    how, recipe = given(recipe, overrides), resolve(recipe, overrides)
     run_dir = recipe.run_dir
     check_run_dir(run_dir, recipe, resume=resume)
     trackers = [name for name in recipe.tracking if name != "jsonl"]
@@ -111,7 +114,15 @@ def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resu
     set_seed(recipe.seed, device_specific=True)  # from here on processes draw different numbers
     resumed_from, lines = _resume(trainer) if resume else (None, 0)
     accelerator.wait_for_everyone()  # all have looked at the directory before one writes into it
-    write_description(run_dir, recipe, plan, accelerator, resume=resume)
+    write_description(
+        run_dir,
+        recipe,
+        plan,
+        accelerator,
+        given=how,
+        data=describe_data(recipe.data, loaders) if accelerator.is_main_process else None,
+        resume=resume,
+    )
     if trackers:
         accelerator.init_trackers("tracking")
     log = MetricsLog(run_dir / LOG, accelerator, lines)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,10 @@ from accelerate import Accelerator
 from irnet_convert.durable import UNFINISHED, append_synced, sync_directory, write_whole
 from irnet_convert.errors import CheckpointError, IrnetError
 from irnet_convert.recipe import Recipe
+from irnet_convert.train.provenance import Given, environment
 
 RECIPE, PLAN, WEIGHTS, LOG = "recipe.yaml", "plan.json", "model.safetensors", "metrics.jsonl"
-ENVIRONMENT, CHECKPOINTS = "environment.json", "checkpoints"
+ENVIRONMENT, CHECKPOINTS, GIVEN = "environment.json", "checkpoints", "recipe.given.yaml"
 
 # Fields of the log that no two runs share.
 TIME_FIELDS = ("seconds", "samples_per_second")
@@ -167,15 +165,24 @@ def _numbers(values: dict[str, Any], prefix: str) -> dict[str, float]:
 
 
 def write_description(
-    run_dir: Path, recipe: Recipe, plan: Any, accelerator: Accelerator, *, resume: bool = False
+    run_dir: Path,
+    recipe: Recipe,
+    plan: Any,
+    accelerator: Accelerator,
+    *,
+    given: Given | None = None,
+    data: dict[str, Any] | None = None,
+    resume: bool = False,
 ) -> None:
-    """Write recipe, plan and environment; by the main process, before the first step.
+    """Write the recipe as given and as resolved, plan and environment; by the main process, before a step.
 
     Args:
         run_dir: made if it is missing.
         recipe: resolved.
         plan: ``plan_of`` the student, or None for a full-precision network.
         accelerator: says which process this is, and on what it runs.
+        given: the recipe as it was handed over.
+        data: what is known of the data set.
         resume: the directory is this run's already.
 
     Raises:
@@ -183,16 +190,31 @@ def write_description(
     """
     if not accelerator.is_main_process:
         return
+    given = given or Given()
     if not (resume and (run_dir / RECIPE).is_file()):
         _claim(run_dir)
     with _written(run_dir):
         for leftover in run_dir.glob(f"{UNFINISHED}*"):  # of a process that was killed
             leftover.unlink()
-        write_json(run_dir / ENVIRONMENT, environment(accelerator))
+        now = environment(accelerator, recipe, given, data or {})
+        write_json(run_dir / ENVIRONMENT, _with_history(run_dir / ENVIRONMENT, now))
+        if given.text is not None:
+            write_whole(run_dir / GIVEN, given.text)
         if plan is not None:
             write_json(run_dir / PLAN, plan.to_dict())
         # Last: a directory whose recipe is empty is one in which nothing has begun.
         write_whole(run_dir / RECIPE, recipe.to_yaml().encode())
+
+
+def _with_history(path: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run was made with before, where that differs, goes along under ``before``."""
+    try:
+        last = json.loads(path.read_text())
+        history = last.pop("before", [])
+    except (OSError, ValueError, AttributeError):
+        return now
+    history = history if last == now else [*history, last]
+    return {**now, "before": history} if history else now
 
 
 def _claim(run_dir: Path) -> None:
@@ -245,22 +267,3 @@ def write_weights(run_dir: Path, data: bytes) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write indented JSON, whole or not at all."""
     write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
-
-
-def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Versions, device and processes, as plain data."""
-    packages = ("irnet-convert", "torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "versions": versions,
-        "device": str(accelerator.device),
-        "processes": accelerator.num_processes,
-        "distributed": accelerator.distributed_type.value,
-    }
