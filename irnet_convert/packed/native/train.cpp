@@ -25,11 +25,14 @@ const Passes* passes_of(int isa) {
   return portable_passes();
 }
 
-constexpr int64_t kBlock = 8192;  // floats: a thread's share of work is worth waking it, and stays in its cache
+constexpr int64_t kBlock = 8192;  // floats: a thread's share of work, which stays in its cache
+constexpr int64_t kAlone = 4 * kBlock;  // floats that are done before another thread is awake
+
+int threads_for(int64_t floats, int threads) { return floats <= kAlone ? 1 : threads; }
 
 template <class Pass>
 void blocks(int threads, int64_t n, const Pass& pass) {
-  parallel(threads, (n + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
+  parallel(threads_for(n, threads), (n + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
     int64_t from = begin * kBlock, to = end * kBlock < n ? end * kBlock : n;
     pass(from, to - from);
   });
@@ -38,7 +41,7 @@ void blocks(int threads, int64_t n, const Pass& pass) {
 }  // namespace
 }  // namespace irn
 
-using irn::blocks, irn::parallel, irn::passes_of;
+using irn::blocks, irn::parallel, irn::passes_of, irn::threads_for;
 
 extern "C" {
 
@@ -62,7 +65,7 @@ int irn_surrogate(int isa, const float* x, const float* grad, float* out, int64_
 int irn_libra(int isa, const float* w, float* out, float* stats, int64_t filters, int64_t n, int threads) {
   auto passes = passes_of(isa);
   if (!passes) return 1;
-  parallel(threads, filters, [&](int64_t begin, int64_t end) {
+  parallel(threads_for(filters * n, threads), filters, [&](int64_t begin, int64_t end) {
     for (int64_t f = begin; f < end; ++f) passes->binarize_filter(w + f * n, out + f * n, stats + 3 * f, n);
   });
   return 0;
@@ -72,7 +75,7 @@ int irn_libra_gradient(int isa, const float* w, const float* grad, const float* 
                        int64_t filters, int64_t n, float k, float t, int threads) {
   auto passes = passes_of(isa);
   if (!passes) return 1;
-  parallel(threads, filters, [&](int64_t begin, int64_t end) {
+  parallel(threads_for(filters * n, threads), filters, [&](int64_t begin, int64_t end) {
     for (int64_t f = begin; f < end; ++f)
       passes->filter_gradient(w + f * n, grad + f * n, stats + 3 * f, out + f * n, n, k, t);
   });
