@@ -23,6 +23,7 @@ from irnet_convert.layers import binary_layers, set_progress
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.checkpoint import save_checkpoint
 from irnet_convert.train.distill import DistillLoss, FeatureTap
+from irnet_convert.train.dynamics import describe_epoch, packed_signs
 from irnet_convert.train.evaluate import as_logits, evaluate_unless, reduced
 from irnet_convert.train.notfinite import last_good, locate
 from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule, make_task_loss
@@ -86,6 +87,7 @@ class Trainer:
         self.position = Position()
         self.totals: dict[str, float] = {}  # of the epoch that runs
         self.rates: dict[str, float] = {}  # of the last step
+        self.signs: dict[str, Tensor] = {}  # of the binary weights at the epoch's beginning
         self.metrics: dict[str, dict[str, float | int]] = {}
 
     @property
@@ -121,6 +123,8 @@ class Trainer:
     def _train_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
         started, before = time.perf_counter(), self.totals.get("seconds", 0.0)
         self.wrapped.train()
+        if self.position.step == 0:
+            self.signs = packed_signs(self.student)
         micro_batches = self._micro_batches()
         bar = tqdm(
             total=self.loaders.steps_per_epoch,
@@ -278,7 +282,7 @@ class Trainer:
         record["lr"] = self.rates
         record |= {f"eval_{key}": value for key, value in self.metrics["after"].items()}
         if self.is_binary:
-            record["progress"] = self.progress()
+            record |= describe_epoch(self.student, self.signs, self.progress(), self.recipe.ede)
         record["seconds"] = round(seconds, 3)
         record["samples_per_second"] = round(steps * self.recipe.batch_size / max(seconds, 1e-9), 1)
         return record

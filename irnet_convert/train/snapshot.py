@@ -31,7 +31,7 @@ class Position:
 
 
 def snapshot(trainer: Trainer, log_lines: int, everyones_rng: list[dict[str, Any]]) -> Checkpoint:
-    """Model, average, optimizer, schedule, loss scaling, RNG, position, and what the epoch summed so far.
+    """Model, average, optimizer, schedule, loss scaling, RNG, position, and what the epoch's log will need.
 
     Args:
         trainer: the run.
@@ -56,7 +56,7 @@ def snapshot(trainer: Trainer, log_lines: int, everyones_rng: list[dict[str, Any
         "log_lines": log_lines,
         "tree": tree,
     }
-    files = {"model": dict(trainer.student.state_dict()), "state": tensors}
+    files = {"model": dict(trainer.student.state_dict()), "state": tensors, "signs": trainer.signs}
     if trainer.ema is not None:
         files["ema"] = dict(trainer.ema.module.state_dict())
     return Checkpoint(state=state, tensors=files)
@@ -85,6 +85,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> int:
         trainer.position = Position(**state["position"])
         trainer.totals, trainer.rates = dict(state["totals"]), dict(state["rates"])
         trainer.metrics = dict(state["metrics"])
+        trainer.signs = tensors["signs"]
         _restore_rng(trainer, tree["rng"])
         return int(state["log_lines"])
     except (KeyError, TypeError, ValueError) as error:
