@@ -127,8 +127,9 @@ def _cost(rows: Sequence[Row]) -> str:
     return (
         "## Cost\n\n" + _table(("", "median", "90 %", "most", f"names above {MOST_COST}×"), lines)
         + "\n\nBytes are counted on the small instances; parameters held twice would be 1 or more. "
-        f"A name above {MOST_COST}× is measured twice, and the faster of each kind counts. Detectors have no "
-        "forward on the meta device; theirs is with values, and costs more the more boxes come out."
+        f"A name above {MOST_COST}× is measured up to five times, and the fastest of each kind counts. "
+        "Detectors have no forward on the meta device; theirs is with values, and costs more the more boxes "
+        "come out."
         + (f"\n\nAbove {MOST_COST}×: {', '.join(over)}." if over else "")
     )  # fmt: skip
 
