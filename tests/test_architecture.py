@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites"},
     "data": {"recipe"},
     "packed": {"extras", "binary", "durable", "native", "layers", "graph.example"},
-    "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan", "durable",
+    "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan", "durable", "extras",
               "graph.replay", "plain_yaml", "policy", "weights"},
     "cost": {"native", "layers", "convert", "networks"},
     "coverage": {"layers", "policy", "graph", "convert", "report", "networks", "recipe.inputs"},

@@ -68,7 +68,7 @@ def test_recipe_list_and_show():
     assert "name: digits" in text
 
 
-@pytest.mark.parametrize("command", ["", "plan", "summarize", "train", "eval", "recipe"])
+@pytest.mark.parametrize("command", ["", "plan", "summarize", "train", "eval", "plot", "recipe"])
 def test_help_teaches(command):
     text = run(*([command] if command else []), "--help")
     assert "Usage" in text

@@ -1,4 +1,4 @@
-"""Commands that train and evaluate by recipes: train, eval, recipe list, recipe show."""
+"""Commands that train and evaluate by recipes: train, eval, plot, recipe list, recipe show."""
 
 from __future__ import annotations
 
@@ -79,6 +79,26 @@ def _evaluate_packed(run_dir: Path, packed: Path, overrides: list[str], as_json:
         f"{found['close']:.2f} %, largest difference {found['largest']:.2g}",
     ):
         out.print(line, highlight=False, soft_wrap=True)
+
+
+def plot(
+    run_dir: Annotated[
+        Path, typer.Argument(help="The directory of a run, finished or not.", metavar="RUN_DIR")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Directory of the pictures. Default: RUN_DIR.", metavar="DIRECTORY")
+    ] = None,
+) -> None:
+    """Draw a run's log as plot.png and plot.svg: loss, accuracy, rates, and how the binary layers fared.
+
+    Needs matplotlib: `pip install 'irnet-convert[plot]'`.
+
+    Examples: `irnet-convert plot runs/digits`, `irnet-convert plot runs/digits --output pictures`
+    """
+    from irnet_convert.train.plot import plot_run
+
+    for path in plot_run(run_dir, output):
+        print(path)
 
 
 def recipe_list() -> None:
