@@ -18,7 +18,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from irnet_convert.data import Loaders
-from irnet_convert.errors import DataError, TrainingError
+from irnet_convert.errors import CheckpointError, DataError, TrainingError
 from irnet_convert.layers import binary_layers, set_progress
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.checkpoint import save_checkpoint
@@ -218,15 +218,23 @@ class Trainer:
         """Losses averaged over micro-batches and processes, and whether any process was told to stop.
 
         One small reduction a step: a process that stopped, or met a NaN, alone would leave the others
-        waiting for it for ever.
+        waiting for it for ever. It comes before the step is taken, so no NaN reaches the weights.
         """
         flag = torch.tensor(float(stop.received > 0), device=self.accelerator.device)
-        numbers = torch.stack([*(value.double() for value in sums.values()), flag.double()])
-        *means, stopping = reduced(self.accelerator, numbers, "mean").tolist()
+        extra = torch.stack([self._gradient_norm().double(), flag.double()])
+        numbers = torch.cat([torch.stack([value.double() for value in sums.values()]), extra])
+        *means, norm, stopping = reduced(self.accelerator, numbers, "mean").tolist()
         parts = {key: mean / self.recipe.grad_accumulation for key, mean in zip(sums, means, strict=True)}
-        if not math.isfinite(parts["loss"]):
+        if not math.isfinite(parts["loss"] + norm):
             raise self._not_finite(parts, {"student": self.student, "teacher": self.teacher}, fed)
         return {**parts, "stop": stopping}
+
+    def _gradient_norm(self) -> Tensor:
+        """Not finite where a gradient is not: signs hide a NaN from the loss, and not from the gradients."""
+        grads = [p.grad for p in self.student.parameters() if p.grad is not None]
+        if self.accelerator.scaler is not None or not grads:  # loss scaling skips such steps, by design
+            return torch.zeros((), device=self.accelerator.device)
+        return torch.nn.utils.get_total_norm(grads)
 
     def _not_finite(
         self, losses: dict[str, float], models: dict[str, nn.Module | None], fed: Iterable[Tensor]
@@ -235,9 +243,10 @@ class Trainer:
         good = last_good(self.run_dir / CHECKPOINTS)
         # A batch is met in the step that was not finished, an evaluation after the last one.
         step = self.position.total + ("evaluation loss" not in losses)
+        what = "loss" if not all(map(math.isfinite, losses.values())) else "gradient"
         return TrainingError(
-            f"the loss is not finite in step {step} of {self.total_steps} (epoch {self.position.epoch + 1}, "
-            f"{losses}); what is not finite first: {place}",
+            f"the {what} is not finite in step {step} of {self.total_steps} "
+            f"(epoch {self.position.epoch + 1}, {losses}); what is not finite first: {place}",
             expected="a finite loss",
             mend="lower optimizer.lr, set clip_grad, or use precision=fp32; "
             + (f"the last good checkpoint is {good}" if good else "there is no good checkpoint before it"),
@@ -297,16 +306,22 @@ class Trainer:
         leave(stop.received or signal.SIGTERM)
 
     def save(self, log: MetricsLog) -> Path:
-        """Write a checkpoint by the main process; all processes wait for it."""
-        folder = self.run_dir / CHECKPOINTS
-        path = folder / f"step-{self.position.total:09d}"
+        """Write a checkpoint by the main process; all processes wait for it, and fail with it.
+
+        Raises:
+            CheckpointError: the disk refused it.
+        """
+        folder, total = self.run_dir / CHECKPOINTS, self.position.total
         everyones = gather_object([rng_state(self.accelerator.device)])
+        failed: CheckpointError | None = None
         if self.accelerator.is_main_process:
-            path = save_checkpoint(
-                folder,
-                self.position.total,
-                snapshot(self, log.lines, everyones),
-                keep=self.recipe.checkpoint.keep,
-            )
-        self.accelerator.wait_for_everyone()
-        return path
+            try:
+                state = snapshot(self, log.lines, everyones)
+                save_checkpoint(folder, total, state, keep=self.recipe.checkpoint.keep)
+            except CheckpointError as error:
+                failed = error
+        # Left alone in a collective, the others would end with the backend's words, not with these.
+        for error in gather_object([failed]):
+            if error is not None:
+                raise error
+        return folder / f"step-{total:09d}"

@@ -1,4 +1,4 @@
-"""Where a loss stopped being finite: in the images, in a layer, in the teacher, or in the loss itself."""
+"""Where numbers stopped being finite: in the images, a layer, the teacher, the loss, or a gradient."""
 
 from __future__ import annotations
 
@@ -91,8 +91,17 @@ def locate(
     if found:
         return found[0]
     parts = [name for name, value in losses.items() if not math.isfinite(value)]
-    names = [name for name in parts if name != "loss"] or parts
-    return f"no layer, but the loss itself ({', '.join(names)})"
+    if parts:
+        names = [name for name in parts if name != "loss"] or parts
+        return f"no layer, but the loss itself ({', '.join(names)})"
+    broken = [
+        name
+        for model in models.values()
+        for name, p in (model.named_parameters() if model is not None else ())
+        if p.grad is not None and not bool(p.grad.isfinite().all())
+    ]
+    # Backward the last layers come first.
+    return f"no layer's output, but the gradient of {broken[-1]!r}" if broken else "the gradients' norm"
 
 
 def last_good(folder: Path) -> Path | None:

@@ -30,6 +30,7 @@ class Orders:
         die_at: SIGKILL itself before its so-many-th operation on a file of the run directory.
         full_after: from this optimizer step on no file can grow beyond ``room`` bytes.
         room: see there.
+        poison_at: in this optimizer step, counted from 1, its images hold a NaN.
         variables: of its environment.
     """
 
@@ -39,6 +40,7 @@ class Orders:
     die_at: int | None = None
     full_after: int | None = None
     room: int = 0
+    poison_at: int | None = None
     variables: dict[str, str] = field(default_factory=dict)
 
 
@@ -84,6 +86,8 @@ def run(orders: Orders) -> None:
     sys.addaudithook(count)
     if orders.full_after is not None:
         fill_the_disk(orders.full_after, orders.room)
+    if orders.poison_at is not None:
+        poison(orders.poison_at)
     code = train(orders.arguments)
     print(f"operations: {count.seen}", flush=True)
     sys.exit(code)
@@ -118,3 +122,20 @@ def fill_the_disk(after: int, room: int) -> None:
         return step(self, *arguments)
 
     Trainer._step = stepping  # type: ignore[method-assign]
+
+
+def poison(step: int) -> None:
+    """Put a NaN into this process's images in one step."""
+    import torch
+
+    from irnet_convert.train.loop import Trainer
+
+    prepared = Trainer._prepared
+
+    def preparing(self: Trainer, images: torch.Tensor, labels: torch.Tensor) -> Any:
+        images, labels = prepared(self, images, labels)
+        if self.position.total + 1 == step:
+            images[0, 0, 0, 0] = torch.nan
+        return images, labels
+
+    Trainer._prepared = preparing  # type: ignore[method-assign]

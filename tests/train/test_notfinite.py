@@ -54,6 +54,11 @@ def test_what_no_layer_did_is_the_module_s_own_or_the_loss() -> None:
     losses = {"loss": math.nan, "distill": math.inf, "task": 1.0}
     assert locate({"student": Broken()}, images, losses) == "no layer, but the loss itself (distill)"
     assert locate({"student": Broken()}, images, {"loss": math.inf}) == "no layer, but the loss itself (loss)"
+    model = Broken()
+    model(images[0]).sum().backward()
+    model.second.weight.grad[0, 0] = model.first.bias.grad[0] = math.nan
+    found = locate({"student": model, "teacher": None}, images, {"loss": 1.0})
+    assert found == "no layer's output, but the gradient of 'second.weight'"
 
 
 def test_a_checkpoint_of_weights_that_are_not_finite_is_no_good_one(tmp_path: Path) -> None:
@@ -94,6 +99,27 @@ def test_a_run_stops_with_step_layer_and_last_good_checkpoint(tiny, monkeypatch:
     assert caught.value.mend.endswith(f"the last good checkpoint is {good}")
     monkeypatch.undo()
     assert finetune(recipe, resume=True).steps == 8
+
+
+def test_a_nan_that_a_sign_hides_from_the_loss_never_reaches_the_weights(
+    tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pixel: only its own token is NaN, the binary projections take its sign, the class token is fine."""
+    prepared, students = loop_module.Trainer._prepared, []
+
+    def preparing(self: loop_module.Trainer, *arguments: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = prepared(self, *arguments)
+        students.append(self.student)
+        if self.position.total == 5:
+            images[0, 0, 0, 0] = math.nan
+        return images, labels
+
+    monkeypatch.setattr(loop_module.Trainer, "_prepared", preparing)
+    with pytest.raises(TrainingError) as caught:
+        finetune(tiny())
+    assert "the gradient is not finite in step 6 of 8" in caught.value.given
+    assert caught.value.given.endswith("what is not finite first: the images")
+    assert all(bool(p.isfinite().all()) for p in students[-1].parameters())
 
 
 def test_so_it_is_in_evaluation(tiny, monkeypatch: pytest.MonkeyPatch) -> None:

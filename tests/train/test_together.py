@@ -1,0 +1,47 @@
+"""What goes wrong in one of two processes ends both, with the same words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from children import Orders, start, world_of
+from conftest import TINY
+
+from irnet_convert.train.checkpoint import list_checkpoints
+
+
+def run_two(folder: Path, *orders: dict[str, Any]) -> list[tuple[int, str]]:
+    """Exit status and words of the two processes of a run in ``folder/run``."""
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    arguments, run_dir = (str(folder / "tiny.yaml"), f"output={folder / 'run'}"), folder / "run"
+    saids = [folder / f"{rank}.txt" for rank in range(2)]
+    children = [
+        start(Orders(arguments=arguments, run_dir=run_dir, said=said, variables=world, **further))
+        for said, world, further in zip(saids, world_of(2), orders, strict=True)
+    ]
+    try:
+        for child in children:
+            child.join(60)
+    finally:
+        for child in children:
+            child.kill()
+    return [(child.exitcode, said.read_text()) for child, said in zip(children, saids, strict=True)]
+
+
+def test_what_is_not_finite_in_the_other_process_is_located_there(tmp_path: Path) -> None:
+    for code, said in run_two(tmp_path, {}, {"poison_at": 6}):
+        assert code == 2, said
+        assert "error: the gradient is not finite in step 6 of 8" in said
+        assert "what is not finite first: the images" in said
+        assert "checkpoints/step-000000004" in said
+        assert "Traceback" not in said
+
+
+def test_a_disk_that_is_full_for_the_main_process_ends_both(tmp_path: Path) -> None:
+    for code, said in run_two(tmp_path, {"full_after": 5, "room": 10_000}, {}):
+        assert code == 2, said
+        assert "step-000000008 could not be written (File too large)" in said
+        assert "Traceback" not in said
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000000004"]
