@@ -30,10 +30,15 @@ def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bo
         max_val: upper bound.
         inplace: write the result into ``x``.
     """
-    if torch.compiler.is_compiling() or torch._C._is_tracing():  # a compiler decides itself what to keep
+    spelled = torch.compiler.is_exporting() or torch._C._is_tracing()
+    if spelled or not (torch.is_grad_enabled() and x.requires_grad):
         return F.hardtanh(x, min_val, max_val, inplace)
-    # A view's base would have to be told of what is written into it.
-    if not (torch.is_grad_enabled() and x.requires_grad) or (inplace and x._is_view()):
+    if torch.compiler.is_compiling():
+        out = _Hardtanh.apply(x, min_val, max_val, False)
+        if inplace:
+            x.copy_(out)
+        return out  # not x: a compiler would keep both, as two tensors
+    if inplace and x._is_view():  # its base would have to be told of what is written into it
         return F.hardtanh(x, min_val, max_val, inplace)
     return _Hardtanh.apply(x, min_val, max_val, inplace)
 

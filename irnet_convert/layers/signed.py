@@ -119,7 +119,7 @@ class _SignedConv(torch.autograd.Function):
         for_x, for_latent, for_factor, for_bias = ctx.needs_input_grad[:4]
         weight = _Weight(ctx.make, latent, factor, state, (for_latent, for_factor))
         # Under autocast the product was made in grad's dtype.
-        signs = ctx.method.binarize_activation(x, state).to(grad.dtype)
+        signs = _signs_again(ctx.method, x, state).to(grad.dtype)
         of_signs, of_weight, of_bias = torch.ops.aten.convolution_backward(
             grad, signs, weight.value.to(grad.dtype), ctx.bias_size, how.stride, how.padding, how.dilation,
             how.transposed, how.output_padding, how.groups, [for_x, for_latent or for_factor, for_bias],
@@ -157,7 +157,7 @@ class _SignedLinear(torch.autograd.Function):
         rows, of_weight = grad.reshape(-1, grad.shape[-1]), None
         of_signs = grad @ weight.value.to(grad.dtype) if for_x else None
         if for_latent or for_factor:
-            signs = ctx.method.binarize_activation(x, state).to(grad.dtype)
+            signs = _signs_again(ctx.method, x, state).to(grad.dtype)
             of_weight = rows.t() @ signs.reshape(-1, x.shape[-1])
         return (
             ctx.method.surrogate(x, of_signs, state) if of_signs is not None else None,
@@ -165,6 +165,14 @@ class _SignedLinear(torch.autograd.Function):
             rows.sum(0) if for_bias else None,
             None, None, None,
         )  # fmt: skip
+
+
+def _signs_again(method: Method, x: Tensor, state: Tensor) -> Tensor:
+    """The signs, for the backward pass.
+
+    A compiler that recognised them would keep those of the forward pass. −(−x) is x, and hides it.
+    """
+    return method.binarize_activation(x.neg().neg() if torch.compiler.is_compiling() else x, state)
 
 
 class _Weight:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irnet_convert.cost.memory import kept_for_backward
-from irnet_convert.layers import Hardtanh, hardtanh
+from irnet_convert.layers import BinaryConv2d, Hardtanh, hardtanh
 
 VALUES = torch.tensor([-2.0, -1.0, -1 + 2**-24, -0.0, 0.0, 0.3, 1 - 2**-24, 1.0, 1.5, math.inf, -math.inf])
 
@@ -81,6 +81,30 @@ def test_it_is_pytorch_s_and_compiles_whole() -> None:
     for inplace in (False, True):
         act = Hardtanh(inplace=inplace)
         compiled = torch.compile(lambda t, act=act: act(t * 1), fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(x), F.hardtanh(x))
+        out = compiled(x)
+        assert torch.equal(out, F.hardtanh(x))
+        grads = [torch.autograd.grad(y.sin().sum(), x)[0] for y in (out, F.hardtanh(x))]
+        assert torch.equal(*grads)
     graph = torch.export.export(Hardtanh(), (x,)).graph
     assert [n.target for n in graph.nodes if n.op == "call_function"] == [torch.ops.aten.hardtanh.default]
+
+
+class _Block(nn.Module):
+    def __init__(self, conv: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = conv, nn.BatchNorm2d(4), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)) + x)
+
+
+def test_compiled_blocks_keep_no_more_than_full_precision() -> None:
+    torch._dynamo.reset()
+    x, kept = torch.randn(2, 4, 16, 16, requires_grad=True), []
+    for conv, act in ((nn.Conv2d, nn.ReLU), (BinaryConv2d, Hardtanh)):
+        net = nn.Sequential(*(_Block(conv(4, 4, 3, padding=1, bias=False), act(inplace=True)) for _ in "ab"))
+        compiled = torch.compile(net, fullgraph=True, backend="aot_eager_decomp_partition")
+        compiled(x).sum().backward()
+        kept.append(kept_for_backward(net, lambda run=compiled: run(x).sum()))
+    assert kept[1] <= 1.05 * kept[0]
+    torch._dynamo.reset()
