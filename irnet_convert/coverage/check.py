@@ -20,7 +20,9 @@ from irnet_convert.coverage.memory import conversion_peak
 from irnet_convert.coverage.names import build, family_of, needs_values
 from irnet_convert.coverage.rows import MOST_COST, Row
 from irnet_convert.coverage.share import interior_share
-from irnet_convert.graph.survey import Survey, survey
+from irnet_convert.graph.example import example_of
+from irnet_convert.graph.record import record
+from irnet_convert.graph.survey import survey
 
 _MORE_TURNS = 4  # of measuring the cost of a conversion that seems to cost too much
 
@@ -102,7 +104,7 @@ def _run(row: Row, original: nn.Module, training: bool, graph: bool) -> Run | No
 def _measure(row: Row, original: nn.Module) -> None:
     """The share of the interior, and what conversion costs beside a recording and a copy."""
     original.eval()
-    row.reference_s, found = _reference(original)
+    row.reference_s = _reference(original)
     for _ in range(_MORE_TURNS):
         if row.cost <= MOST_COST:
             break
@@ -110,17 +112,17 @@ def _measure(row: Row, original: nn.Module) -> None:
         before = time.process_time()
         binarize(original)
         row.binarize_s = min(row.binarize_s, time.process_time() - before)
-        row.reference_s = min(row.reference_s, _reference(original)[0])
-    row.interior_macs, row.binary_macs, row.rest = interior_share(found)
+        row.reference_s = min(row.reference_s, _reference(original))
+    row.interior_macs, row.binary_macs, row.rest = interior_share(survey(original))
 
 
-def _reference(original: nn.Module) -> tuple[float, Survey]:
+def _reference(original: nn.Module) -> float:
     """Seconds of processor time that one recorded forward and the copy take."""
+    example = example_of(original)
     before = time.process_time()
     copy.deepcopy(original)
-    copied = time.process_time()
-    found = survey(original)
-    return (copied - before) + (time.process_time() - copied) / len(found.records), found
+    record(original, example)
+    return time.process_time() - before
 
 
 def _check_instance(row: Row) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from irnet_convert.errors import RecordError, RewriteError
 from irnet_convert.graph.alike import does_the_same, what_happened
 from irnet_convert.graph.plan import Plan
-from irnet_convert.graph.record import Record
+from irnet_convert.graph.record import Record, Twin
 from irnet_convert.graph.signs import never_negative
 from irnet_convert.graph.survey import Survey
 from irnet_convert.graph.traced import UntraceableError, install
@@ -98,8 +98,9 @@ def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:
             model's outputs have other shapes than before.
     """
     called: set[str] = set()
+    twin = Twin(model)
     for before in survey.records:
-        after = survey.record(model, training=before.training)
+        after = survey.record(model, training=before.training, twin=twin)
         called |= {path for path, calls in after.calls.items() if not any(c.bypassed for c in calls)}
         signs = never_negative(after)
         for d in plan.binarized:

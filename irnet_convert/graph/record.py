@@ -25,11 +25,43 @@ from irnet_convert.graph.recorder import Recorder
 from irnet_convert.graph.watch import module_calls_told
 
 __all__ = [
-    "LAYERS", "TARGETS", "Frame", "Node", "Record", "is_layer", "meta_twin", "record", "weight_of",
+    "LAYERS", "TARGETS", "Frame", "Node", "Record", "Twin", "is_layer", "meta_twin", "record", "weight_of",
 ]  # fmt: skip
 
 
-def record(model: nn.Module, example: Example, *, training: bool = False, by_value: bool = False) -> Record:
+class Twin:
+    """A model's copy on the meta device, made when it is first needed, for every recording of the model as it
+    stands. The copy is as dear as a run.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._made: nn.Module | None = None
+
+    def run(self, example: Example, training: bool) -> Record:
+        """Record a run of the copy. Raises whatever the model raises."""
+        if self._made is not None:
+            try:
+                return self._run(self._made, example, training)
+            except Exception:  # the run before may have left something in it
+                self._made = None
+        self._made = meta_twin(self._model)
+        return self._run(self._made, example, training)
+
+    @staticmethod
+    def _run(twin: nn.Module, example: Example, training: bool) -> Record:
+        twin.train(training)
+        return run_recorded(Recorder(twin, training), twin, example.to(torch.device("meta")))
+
+
+def record(
+    model: nn.Module,
+    example: Example,
+    *,
+    training: bool = False,
+    by_value: bool = False,
+    twin: Twin | None = None,
+) -> Record:
     """Run ``model`` once on ``example`` and return what happened. The model is left as it was.
 
     Args:
@@ -37,6 +69,7 @@ def record(model: nn.Module, example: Example, *, training: bool = False, by_val
         example: the arguments of the run.
         training: record training mode instead of evaluation mode.
         by_value: run with the real tensors at once; it is known that the model needs them.
+        twin: of ``model``, where it is recorded more than once.
 
     Raises:
         RecordError: the model does not run on the example; the message holds the model's own error.
@@ -44,7 +77,7 @@ def record(model: nn.Module, example: Example, *, training: bool = False, by_val
     with _random_states_kept():
         try:
             if not by_value:
-                return _record_on_meta(model, example, training)
+                return (twin or Twin(model)).run(example, training)
         except Exception as meta_error:
             if any(p.is_meta for p in model.parameters()):
                 raise _record_error(model, example, meta_error) from meta_error
@@ -74,11 +107,6 @@ def _record_error(model: nn.Module, example: Example, error: Exception) -> Recor
         mend="pass example_input= (a tensor, a tuple of arguments or a dict of keyword arguments) of the "
         "shape and dtype that the model takes",
     )
-
-
-def _record_on_meta(model: nn.Module, example: Example, training: bool) -> Record:
-    twin = meta_twin(model).train(training)
-    return run_recorded(Recorder(twin, training), twin, example.to(torch.device("meta")))
 
 
 def _record_in_place(model: nn.Module, example: Example, training: bool) -> Record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from irnet_convert.graph import flow
 from irnet_convert.graph.example import Example, example_of
 from irnet_convert.graph.kind import kind_of
 from irnet_convert.graph.ops import NORMS
-from irnet_convert.graph.record import LAYERS, Record, is_layer, record, weight_of
+from irnet_convert.graph.record import LAYERS, Record, Twin, is_layer, record, weight_of
 from irnet_convert.graph.traced import Graphs, UntraceableError, trace
 from irnet_convert.policy import LayerInfo
 
@@ -27,6 +27,7 @@ class Survey:
         example: the input of the recording in evaluation mode.
         records: the recording in evaluation mode, and one in training mode if some layers run only there.
         layers: every target layer by its first path.
+        twin: of ``model``, which was recorded.
         given: the caller's example input, None if the project made it.
         verified: owners whose graphs were run and did what their forwards do.
     """
@@ -35,6 +36,7 @@ class Survey:
     example: Example
     records: tuple[Record, ...]
     layers: dict[str, nn.Module]
+    twin: Twin
     given: Any = None
     verified: set[str] = field(default_factory=set)
     _traces: dict[str, Graphs | str] = field(default_factory=dict)
@@ -44,14 +46,14 @@ class Survey:
         """The first recording in which ``layer`` was called."""
         return next((r for r in self.records if layer in r.calls), None)
 
-    def record(self, model: nn.Module, *, training: bool) -> Record:
+    def record(self, model: nn.Module, *, training: bool, twin: Twin | None = None) -> Record:
         """Record :attr:`model`, or what was made of it, in the way in which the first recording went.
 
         Raises:
             RecordError: it does not run.
         """
         by_value = self.records[0].by_value
-        return record(model, self.example_for(training), training=training, by_value=by_value)
+        return record(model, self.example_for(training), training=training, by_value=by_value, twin=twin)
 
     def example_for(self, training: bool) -> Example:
         """The input of a recording in that mode."""
@@ -62,7 +64,7 @@ class Survey:
         """A recording in training mode, or None if the model does not run so on its example."""
         known = next((r for r in self.records if r.training), None)
         try:
-            return known or self.record(self.model, training=True)
+            return known or self.record(self.model, training=True, twin=self.twin)
         except RecordError:  # batch statistics of a single value, for one
             return None
 
@@ -211,18 +213,19 @@ def survey(model: nn.Module, example_input: Any = None) -> Survey:
         RecordError: the model does not run, or no example is known.
     """
     example = example_of(model, example_input)
-    records = [record(model, example)]
+    twin = Twin(model)
+    records = [record(model, example, twin=twin)]
     layers = {p: m for p, m in model.named_modules() if is_layer(m)}
-    found = Survey(model=model, example=example, records=tuple(records), layers=layers, given=example_input)
+    found = Survey(
+        model=model, example=example, records=tuple(records), layers=layers, given=example_input, twin=twin
+    )
     unseen = any(p not in records[0].calls and p not in found.read_elsewhere for p in layers)
     if unseen or flow.leading_nowhere(records[0]):
         try:
-            records.append(found.record(model, training=True))
+            records.append(found.record(model, training=True, twin=twin))
         except RecordError:
             return found  # it runs in evaluation mode; layers that did not are kept with that reason
-        found = Survey(
-            model=model, example=example, records=tuple(records), layers=layers, given=example_input
-        )
+        found = replace(found, records=tuple(records))
     return found
 
 

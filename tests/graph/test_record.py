@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from irnet_convert.errors import RecordError
+from irnet_convert.graph import record as record_module
+from irnet_convert.graph.alike import what_happened
 from irnet_convert.graph.example import example_of
-from irnet_convert.graph.record import meta_twin, record
+from irnet_convert.graph.record import Twin, meta_twin, record
 
 
 class Noisy(nn.Module):
@@ -67,6 +69,32 @@ def test_the_twin_holds_no_weights_and_shares_none() -> None:
     assert twin[2] is twin[0]
     assert not model[0].weight.is_meta
     assert [n for n, _ in twin.named_parameters()] == [n for n, _ in model.named_parameters()]
+
+
+class Twice(nn.Module):
+    """Its second run fails, as one may that keeps something from the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.runs = nn.Linear(4, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        assert self.runs == 1
+        return self.layer(x) * (2 if self.training else 3)
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), Twice()])
+def test_one_twin_serves_every_recording(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[nn.Module] = []
+    monkeypatch.setattr(record_module, "meta_twin", lambda m: made.append(meta_twin(m)) or made[-1])
+    example, twin = example_of(model, torch.randn(3, 4)), Twin(model)
+    found = [record(model, example, training=t, twin=twin) for t in (False, True, False)]
+    assert len(made) == (3 if isinstance(model, Twice) else 1)
+    alone = [record(model, example, training=t) for t in (False, True, False)]
+    assert [what_happened(r, "") for r in found] == [what_happened(r, "") for r in alone]
+    assert [r.training for r in found] == [False, True, False]
+    assert getattr(model, "runs", 0) == 0
 
 
 def test_shapes_params_and_arguments() -> None:
