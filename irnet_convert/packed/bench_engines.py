@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from irnet_convert.errors import ArgumentError, ModelError, UnknownNameError, nearest
-from irnet_convert.packed.bench import Contestant
 from irnet_convert.extras import needs, openvino_core
+from irnet_convert.packed.bench import Contestant
 from irnet_convert.packed.model import PackedModel
 
 

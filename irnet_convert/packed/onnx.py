@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from irnet_convert.errors import ArgumentError
-from irnet_convert.packed.aside import written_aside
 from irnet_convert.extras import needs
+from irnet_convert.packed.aside import written_aside
 from irnet_convert.packed.whole import Whole, whole_of
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from packed_cases import packed_of, small_resnet
 from rich.console import Console
 
 from irnet_convert.errors import ArgumentError, MissingExtraError, UnknownNameError
+from irnet_convert.extras import needs
 from irnet_convert.packed import engine
 from irnet_convert.packed.bench import Contestant, Result, StepTable, Timing, time_in_turns
 from irnet_convert.packed.bench_engines import Match, contestants
 from irnet_convert.packed.bench_steps import StepTime, binary_share, step_times
-from irnet_convert.extras import needs
 
 
 def timing(name: str, median: float) -> Timing:

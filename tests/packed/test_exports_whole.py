@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import irnet_convert
 from irnet_convert.errors import PackError
+from irnet_convert.extras import openvino_core
 from irnet_convert.networks import create_model
 from irnet_convert.packed import export_onnx, export_openvino
-from irnet_convert.extras import openvino_core
 
 
 @pytest.fixture(scope="module")

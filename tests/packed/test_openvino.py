@@ -17,8 +17,8 @@ from program_cases import Case, Made, assert_same, case_of, decided, pooling_cas
 from torch import Tensor
 
 from irnet_convert.errors import ArgumentError, MissingExtraError, PackedFileError, PackError
-from irnet_convert.packed import export_openvino
 from irnet_convert.extras import openvino_core
+from irnet_convert.packed import export_openvino
 from irnet_convert.packed.openvino_steps import Operators
 from irnet_convert.packed.reference import run_reference
 from irnet_convert.packed.steps import BinaryConv, ConstSpec, MaxPool, Program, ValueSpec
