@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 from check_doubles import check
 
@@ -30,6 +32,15 @@ def test_a_worker_is_kept_unless_it_grew() -> None:
     assert len(replaced) == 2
 
 
+def test_the_parent_s_memory_is_not_the_worker_s() -> None:
+    limit = 3 * 2**29
+    ballast = np.ones(limit, np.uint8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > limit
+    kept = {row.layers for row in run_checks(["a", "b"], check, jobs=1, recycle_above=limit)}
+    assert len(kept) == 1
+    del ballast
+
+
 def test_leaving_early_ends_the_workers() -> None:
     rows = run_checks(["a", "hangs"], check, jobs=2)
     assert next(rows).name == "a"
@@ -40,10 +51,12 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 from check_doubles import check
 from irnet_convert.coverage.runner import run_checks

@@ -93,7 +93,7 @@ def test_loading_needs_neither_timm_nor_the_training_code(tmp_path: Path) -> Non
     shape, foreign, own = done.stdout.splitlines()
     assert shape == "torch.Size([1, 10])"
     assert foreign == ""
-    assert set(own.split()) <= {"packed", "errors", "binary"}
+    assert set(own.split()) <= {"packed", "errors", "binary", "durable", "native"}
 
 
 def test_refusals_of_save(tmp_path: Path) -> None:
