@@ -86,6 +86,10 @@ class CheckpointError(IrnetError):
     """A checkpoint or a run directory is missing, damaged or made for another model."""
 
 
+class HubError(IrnetError):
+    """A name on the Hugging Face Hub is malformed, or what it names cannot be fetched or uploaded."""
+
+
 class LaunchError(IrnetError):
     """The processes that were started are not those that were asked for."""
 

@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": set(),
     "native": set(),
     "extras": set(),
+    "hub": {"durable"},
     "binary": {"native"},
     "layers": {"binary"},
     "policy": {"binary", "plain_yaml"},
@@ -30,15 +31,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert": {"graph", "layers", "policy"},
     "report": {"graph", "layers"},
     "networks": {"weights", "recipe"},
-    "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites"},
+    "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites", "hub"},
     "data": {"recipe"},
     "packed": {"binary", "durable", "extras", "graph.example", "layers", "native"},
     "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
-              "graph.replay", "durable", "extras", "plain_yaml", "policy", "weights"},
+              "graph.replay", "durable", "extras", "plain_yaml", "policy", "weights", "hub"},
     "cost": {"native", "layers", "convert", "networks"},
     "coverage": {"layers", "policy", "graph", "convert", "report", "networks", "recipe.inputs"},
     "cli": {"binary", "layers", "policy", "graph", "convert", "report", "networks", "recipe", "data", "train",
-            "packed", "plain_yaml", "weights", "coverage", "cost"},
+            "packed", "plain_yaml", "weights", "coverage", "cost", "hub"},
 }  # fmt: skip
 
 PUBLIC = {
