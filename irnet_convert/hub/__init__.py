@@ -19,7 +19,7 @@ came back and how to mend it; what else these functions raise is a defect. Names
 file from the Hub mentions.
 """
 
-from irnet_convert.hub.client import Resolved, fetch, go_offline, is_offline, resolve
+from irnet_convert.hub.client import Resolved, check_tag, fetch, go_offline, is_offline, resolve
 from irnet_convert.hub.names import HubName, check_file_name, parse_name
 from irnet_convert.hub.publish import Uploaded, upload
 
@@ -28,6 +28,7 @@ __all__ = [
     "Resolved",
     "Uploaded",
     "check_file_name",
+    "check_tag",
     "fetch",
     "go_offline",
     "is_offline",

@@ -131,6 +131,29 @@ def fetch(resolved: Resolved, filename: str, *, max_bytes: int) -> Path:
     return path
 
 
+def check_tag(resolved: Resolved) -> None:
+    """Refuse a revision that is not a tag (a branch moves). Offline there is nobody to ask: it passes.
+
+    Raises:
+        HubError: it is no tag of the repository, or the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    from irnet_convert.hub.problems import patiently, told
+
+    if resolved.offline:
+        return
+    with told(f"the tags of {resolved.at()}"):
+        refs = patiently(lambda: HfApi().list_repo_refs(resolved.repo_id, repo_type=resolved.repo_type))
+        tags = [tag.name for tag in refs.tags]
+    if resolved.revision not in tags:
+        raise HubError(
+            f"the revision {resolved.revision!r} of {resolved.repo_id} is no tag",
+            expected="a tag or a whole commit, which stay what they are",
+            mend=f"pin the commit that it is now: {resolved.at()}",
+        )
+
+
 def _resolve(name: HubName, repo_type: RepoType, offline: bool) -> Resolved:
     from huggingface_hub import HfApi
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, model_validator
 
 from irnet_convert.errors import RecipeError
-from irnet_convert.plain_yaml import check_plain, dump_yaml, load_yaml
+from irnet_convert.plain_yaml import check_plain, dump_yaml
 from irnet_convert.recipe.block import Above0, Block, Count, refuse
-from irnet_convert.recipe.find import find_recipe
+from irnet_convert.recipe.find import FoundRecipe
 from irnet_convert.recipe.inputs import DataSpec, MixupSpec, ModelSpec, TransformSpec
 from irnet_convert.recipe.overrides import apply_overrides
+from irnet_convert.recipe.read import not_a_mapping, read_recipe
 from irnet_convert.recipe.training import (
     CheckpointSpec,
     DistillSpec,
@@ -96,31 +97,29 @@ class Recipe(Block):
     expect: ExpectSpec | None = None
 
     @classmethod
-    def load(cls, name_or_path: str | Path, overrides: Iterable[str] = ()) -> Self:
-        """Read a recipe by bundled name or path (see :func:`find_recipe`), then apply overrides.
+    def load(
+        cls,
+        name_or_path: str | Path | FoundRecipe,
+        overrides: Iterable[str] = (),
+        *,
+        offline: bool | None = None,
+    ) -> Self:
+        """Read a recipe by name or path, with what it extends, then apply overrides.
 
         Args:
-            name_or_path: ``digits``, ``recipes/digits.yaml``, ...
+            name_or_path: ``digits``, ``recipes/digits.yaml``, ``org/name`` on the Hub, ...: see
+                :func:`find_recipe`.
             overrides: ``"key.sub=value"`` strings, see :func:`apply_overrides`.
+            offline: take what lies on the Hub from the cache; None does so where ``HF_HUB_OFFLINE`` is set.
 
         Raises:
             UnknownNameError: no such recipe.
+            HubError: it cannot be had from the Hub.
             RecipeError: the file or an override is malformed.
             PolicyError: its policy is.
         """
-        path = find_recipe(name_or_path).path
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise RecipeError(
-                f"{path} cannot be read ({error.strerror})",
-                expected="a readable file",
-                mend="check its permissions",
-            ) from error
-        raw = load_yaml(text, source=str(path))
-        if not isinstance(raw, dict):
-            raise _not_a_mapping(str(path), raw)
-        return cls.from_dict(apply_overrides(raw, overrides), source=str(path))
+        read = read_recipe(name_or_path, offline=offline)
+        return cls.from_dict(apply_overrides(read.data, overrides), source=read.found.where)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "the recipe") -> Self:
@@ -131,8 +130,14 @@ class Recipe(Block):
             PolicyError: the policy is malformed.
         """
         if not isinstance(data, Mapping):
-            raise _not_a_mapping(source, data)
+            raise not_a_mapping(source, data)
         raw = dict(data)
+        if "extends" in raw:
+            raise RecipeError(
+                f"{source} has the key extends",
+                expected="a whole recipe: only a file that is loaded extends another",
+                mend="write extends into the file, or merge the two yourself",
+            )
         check_plain(raw, source=source)
         try:
             recipe = cls.model_validate(raw)
@@ -180,14 +185,6 @@ class Recipe(Block):
         if self.mixup is not None and self.batch_size % 2:
             raise refuse("batch_size", f"is {self.batch_size}", "an even number, which mixup needs")
         return self
-
-
-def _not_a_mapping(source: str, found: Any) -> RecipeError:
-    return RecipeError(
-        f"{source} holds {'nothing' if found is None else f'a {type(found).__name__}'}",
-        expected="a mapping of a recipe's keys",
-        mend="start from a bundled recipe; docs/recipes.md lists every key",
-    )
 
 
 _WORDS = {
