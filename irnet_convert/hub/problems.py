@@ -22,6 +22,13 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _WAITS = (0.5, 1.5)  # seconds before the second and the third attempt
 
 
+_FAILURES = (OSError, httpx2.HTTPError, theirs.EntryNotFoundError, theirs.RevisionResolutionError)
+_MISREAD = (httpx2.InvalidURL, ValueError, TypeError, KeyError, AttributeError, AssertionError)
+_KINDS = (*_FAILURES, *_MISREAD, RuntimeError)
+# What huggingface_hub puts around something that happened: "not in the cache", "Error while uploading".
+_AROUND = (theirs.LocalEntryNotFoundError, theirs.RevisionResolutionError, RuntimeError)
+
+
 @contextmanager
 def told(asked: str) -> Iterator[None]:
     """Raise what happens inside as a HubError.
@@ -33,9 +40,9 @@ def told(asked: str) -> Iterator[None]:
         yield
     except HubError:
         raise
-    except (OSError, httpx2.HTTPError, theirs.EntryNotFoundError, theirs.RevisionResolutionError) as error:
-        raise _translated(asked, _cause(error)) from error
-    except (httpx2.InvalidURL, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+    except _KINDS as error:
+        if isinstance(_cause(error), _FAILURES):
+            raise _translated(asked, _cause(error)) from error
         # What huggingface_hub's own parsing raises when the answer is not what the Hub sends.
         raise HubError(
             f"{asked}: what came back is no answer of the Hub ({type(error).__name__}: {_said(str(error))})",
@@ -65,9 +72,10 @@ def _may_pass(error: BaseException | None) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What lies behind huggingface_hub's "not in the cache", where something does."""
-    wraps = isinstance(error, theirs.LocalEntryNotFoundError | theirs.RevisionResolutionError)
-    return error.__cause__ if wraps and error.__cause__ is not None else error
+    """What lies behind an error that is put around another, where something does."""
+    while isinstance(error, _AROUND) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _translated(asked: str, error: BaseException) -> HubError:
