@@ -5,7 +5,7 @@ from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from irnet_convert.layers.dense import Sign, SignedLayer
 from irnet_convert.layers.hardtanh import Hardtanh, hardtanh
 from irnet_convert.layers.linear import BinaryLinear
-from irnet_convert.layers.model import binary_layers, param_groups, set_progress
+from irnet_convert.layers.model import binary_layers, param_groups, set_binarized, set_progress
 from irnet_convert.layers.multihead import BinaryMultiheadAttention, InProjection, SignedAttention
 from irnet_convert.layers.same import BinaryConv2dSame
 from irnet_convert.layers.scaled_std import BinaryScaledStdConv2d, BinaryScaledStdConv2dSame
@@ -41,5 +41,6 @@ __all__ = [
     "binary_layers",
     "hardtanh",
     "param_groups",
+    "set_binarized",
     "set_progress",
 ]

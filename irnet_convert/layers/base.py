@@ -18,10 +18,12 @@ from irnet_convert.binary.sign import shape_only
 from irnet_convert.errors import ArgumentError
 from irnet_convert.layers.dense import Sign, SignedLayer
 from irnet_convert.layers.options import Options, check_options
+from irnet_convert.layers.real import magnitude
 from irnet_convert.layers.signed import MadeWeight
+from irnet_convert.layers.surrogate import SurrogateState
 
 
-class BinaryLayer(nn.Module):
+class BinaryLayer(SurrogateState):
     """Mixin: a layer whose weights, and by default inputs, are binary in the forward pass.
 
     ``weight`` holds the real-valued latents under the dense layer's name, so that a full-precision checkpoint
@@ -35,6 +37,8 @@ class BinaryLayer(nn.Module):
         weight_bits: 1.
         act_bits: 1 (the input's sign is taken) or 32 (the input is used as it is).
         scale: learnable factor per output channel, (out,), or None where a normalisation follows.
+        real_weights: the weights are used as they are for now: see ``set_binarized``.
+        real_activations: the input is used as it is for now.
         progress: how much of the training is done, 0 to 1; read-only by habit, see :meth:`set_progress`.
         t_min: lower bound of the surrogate's schedule.
         t_max: upper bound of the surrogate's schedule.
@@ -46,6 +50,8 @@ class BinaryLayer(nn.Module):
     takes_scale: ClassVar[bool] = True
     weight_bits: ClassVar[int] = 1
     weight_name: ClassVar[str] = "weight"
+    real_weights: bool = False
+    real_activations: bool = False
 
     method: str
     act_bits: int
@@ -132,6 +138,11 @@ class BinaryLayer(nn.Module):
     # -- the forward pass
 
     @property
+    def takes_signs(self) -> bool:
+        """Whether the sign of the input is taken: ``act_bits`` is 1, and activations are not real for now."""
+        return self.act_bits == 1 and not self.real_activations
+
+    @property
     def operator(self) -> nn.Module:
         """The module each of whose calls is one product with the binary weight: the layer itself, unless it
         does more than that.
@@ -151,9 +162,9 @@ class BinaryLayer(nn.Module):
             As the dense layer does.
         """
         ede = self._ede_of_this_pass()
-        if self.act_bits == 1 and zero_pad is None:
+        if self.takes_signs and zero_pad is None:
             return self._contract_signs(input, ede, **how)
-        x = METHODS[self.method].binarize_activation(input, ede) if self.act_bits == 1 else input
+        x = METHODS[self.method].binarize_activation(input, ede) if self.takes_signs else input
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
         return self._contract(x, self._scaled_weight(ede), **how)
@@ -193,10 +204,25 @@ class BinaryLayer(nn.Module):
     def _weight_of(self, latent: Tensor, factor: Tensor | None, ede: Tensor) -> Tensor:
         if shape_only(latent):
             return latent.detach().clone()
-        filters = METHODS[self.method].binarize_weight(self._filters(latent), ede)
+        filters = self._filters(latent)
+        if self.real_weights:
+            filters = self._real_filters(filters, at_factor=factor is not None and self.takes_scale)
+        else:
+            filters = METHODS[self.method].binarize_weight(filters, ede)
         if factor is not None:
             filters = filters * factor.reshape(-1, *[1] * (filters.dim() - 1)).to(filters.dtype)
         return self._from_filters(filters).to(latent.dtype)
+
+    def _real_filters(self, filters: Tensor, *, at_factor: bool) -> Tensor:
+        """The weights as the dense layer convolves with them, (out, ...), differentiable.
+
+        Args:
+            filters: latents.
+            at_factor: divide each filter by its magnitude, which the factor per output channel then gives it.
+                The factor begins as that magnitude, so that nothing changes, and it means the same before and
+                after weights become binary.
+        """
+        return filters / magnitude(filters) if at_factor else filters
 
     def _made_weight(self) -> MadeWeight:
         """:meth:`_scaled_weight`, yet to be made."""
@@ -232,50 +258,6 @@ class BinaryLayer(nn.Module):
         scale = self._parameters.get("scale")
         if scale is not None:
             scale.copy_(self._initial_scale(self.weight))
-
-    # -- the surrogate's state
-
-    def set_progress(self, fraction: float, t_min: float | None = None, t_max: float | None = None) -> None:
-        """Set the surrogate gradient to what it is after a fraction of the training.
-
-        Writes to the buffer in place: no compiled graph is thrown away and no device is waited for.
-
-        Args:
-            fraction: 0 to 1.
-            t_min: a new start of the schedule; stays as it is if None.
-            t_max: a new end of the schedule; stays as it is if None.
-
-        Raises:
-            ArgumentError: a value out of range; nothing is changed.
-        """
-        t_min = self.t_min if t_min is None else t_min
-        t_max = self.t_max if t_max is None else t_max
-        METHODS[self.method].schedule(fraction, t_min, t_max)
-        self.progress, self.t_min, self.t_max = float(fraction), float(t_min), float(t_max)
-        self._fill_ede()
-
-    def _ede_of_this_pass(self) -> Tensor:
-        """A copy where a backward pass may follow, which belongs to the k and t of its forward pass.
-
-        The buffer itself may be written in between: by set_progress, or by DDP's broadcast of buffers when
-        there are two forward passes before one backward.
-        """
-        return self.ede.clone() if torch.is_grad_enabled() else self.ede
-
-    @torch.no_grad()
-    def _fill_ede(self) -> None:
-        """Fill the buffer from the plain floats, on the weight's device, never in half precision."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        if self.ede is None or self.ede.dtype != dtype or self.ede.device != self.weight.device:
-            self.ede = self.weight.new_empty(2, dtype=dtype)
-        k, t = METHODS[self.method].schedule(self.progress, self.t_min, self.t_max)
-        self.ede[0].fill_(k)
-        self.ede[1].fill_(t)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        self._fill_ede()
-        return self
 
     # -- loading and leaving
 
@@ -314,11 +296,10 @@ class BinaryLayer(nn.Module):
         with torch.no_grad():
             layer = self._plain_layer(self._scaled_weight(self.ede))
         same = bool(getattr(self, "same_pad", False))
-        if self.act_bits == 32 and not same:
+        if not self.takes_signs and not same:
             return layer
-        return SignedLayer(layer, sign=Sign() if self.act_bits == 1 else None, same_pad=same).train(
-            self.training
-        )
+        sign = Sign() if self.takes_signs else None
+        return SignedLayer(layer, sign=sign, same_pad=same).train(self.training)
 
     def _plain_layer(self, weight: Tensor) -> nn.Module:
         """A new dense layer of this geometry that holds these weights and a copy of the bias."""
@@ -335,5 +316,7 @@ class BinaryLayer(nn.Module):
     def extra_repr(self) -> str:
         """The dense layer's, with the bits."""
         scale = ", scale=True" if self.scale is not None else ""
+        real = ", real_weights=True" if self.real_weights else ""
+        real += ", real_activations=True" if self.real_activations else ""
         dense = super().extra_repr()
-        return f"{dense}{', ' if dense else ''}method={self.method!r}, act_bits={self.act_bits}{scale}"
+        return f"{dense}{', ' if dense else ''}method={self.method!r}, act_bits={self.act_bits}{scale}{real}"

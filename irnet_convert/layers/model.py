@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from irnet_convert.binary import METHODS
-from irnet_convert.errors import ArgumentError, ModelError
+from irnet_convert.errors import ArgumentError, ModelError, nearest
 from irnet_convert.layers.base import BinaryLayer
 
 
@@ -18,6 +18,17 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer]]:
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer):
             yield name, module
+
+
+def _layers_of(model: nn.Module) -> list[BinaryLayer]:
+    layers = [layer for _, layer in binary_layers(model)]
+    if not layers:
+        raise ModelError(
+            f"a {type(model).__name__} with no binary layer",
+            expected="a model that irnet_convert.binarize returned",
+            mend="binarize the model first, and pass the result",
+        )
+    return layers
 
 
 def set_progress(
@@ -37,13 +48,7 @@ def set_progress(
         ModelError: there is no binary layer.
         ArgumentError: a value out of range; no layer is changed.
     """
-    layers = [layer for _, layer in binary_layers(model)]
-    if not layers:
-        raise ModelError(
-            f"a {type(model).__name__} with no binary layer",
-            expected="a model that irnet_convert.binarize returned",
-            mend="binarize the model first, and pass the result",
-        )
+    layers = _layers_of(model)
     for layer in layers:  # all are asked before any is changed
         METHODS[layer.method].schedule(
             fraction,
@@ -52,6 +57,42 @@ def set_progress(
         )
     for layer in layers:
         layer.set_progress(fraction, t_min, t_max)
+
+
+#: What is binary in a stage of a training → (weights, activations).
+BINARIZED = {
+    "both": (True, True),
+    "activations": (False, True),
+    "weights": (True, False),
+    "none": (False, False),
+}
+
+
+def set_binarized(model: nn.Module, what: str) -> None:
+    """Choose what the binary layers take the sign of from now on: for a training in stages.
+
+    Activations first and weights afterwards is how Martinez et al. (Real-to-Binary, ICLR 2020) and ReActNet
+    train. Real weights are the latents as they are (of a layer with a scale: at the magnitude that the scale
+    says), real activations the inputs as they are; layers with ``act_bits`` 32 have no others. No parameter
+    changes. A network is what its plan says after ``both``, which is how it begins; nothing of this is saved.
+
+    Args:
+        model: any module with binary layers in it, wrapped or not.
+        what: ``both``, ``activations``, ``weights`` or ``none``.
+
+    Raises:
+        ModelError: there is no binary layer.
+        ArgumentError: another word.
+    """
+    if what not in BINARIZED:
+        raise ArgumentError(
+            f"set_binarized(model, {what!r})",
+            expected="one of " + ", ".join(map(repr, BINARIZED)),
+            mend=nearest(str(what), BINARIZED),
+        )
+    for layer in _layers_of(model):
+        weights, activations = BINARIZED[what]
+        layer.real_weights, layer.real_activations = not weights, not activations
 
 
 def param_groups(

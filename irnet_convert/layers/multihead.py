@@ -253,7 +253,7 @@ class BinaryMultiheadAttention(BinaryLayer, CalledAttention):
 
     def to_dense(self) -> nn.Module:
         """As :meth:`BinaryLayer.to_dense`, with a binary ``out_proj`` in its plain form too."""
-        plain = SignedAttention.of(self, sign=Sign() if self.act_bits == 1 else None)
+        plain = SignedAttention.of(self, sign=Sign() if self.takes_signs else None)
         with torch.no_grad():
             weight = self._scaled_weight(self.ede).detach()
         plain = copy.deepcopy(plain, {id(self.in_proj_weight): _like(weight, self.in_proj_weight)})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from irnet_convert.layers.conv import BinaryConv2d
 from irnet_convert.layers.same import BinaryConv2dSame
+from irnet_convert.layers.std import standardized
 
 
 class BinaryScaledStdConv2d(BinaryConv2d):
@@ -22,9 +23,11 @@ class BinaryScaledStdConv2d(BinaryConv2d):
     Attributes:
         gain: learnable, (out, 1, 1, 1).
         fan_in_scale: the constant γ·n^-½, which timm's layer calls ``scale``.
+        eps: timm's ε of the standardisation, for real weights.
     """
 
     takes_scale = False
+    eps: float = 1e-6
     gain: nn.Parameter
     fan_in_scale: float
 
@@ -40,6 +43,9 @@ class BinaryScaledStdConv2d(BinaryConv2d):
     def _factor(self) -> Tensor:
         # The product is taken in float32 where the gain is half, and rounded with the weight, once.
         return self.gain.to(torch.promote_types(self.gain.dtype, torch.float32)) * self.fan_in_scale
+
+    def _real_filters(self, filters: Tensor, *, at_factor: bool) -> Tensor:
+        return super()._real_filters(standardized(filters, self.eps), at_factor=at_factor)
 
     def reset_parameters(self) -> None:
         """Latents and bias as nn.Conv2d, the gain to its initial value."""

@@ -18,26 +18,32 @@ class BinaryStdConv2d(BinaryConv2d):
     """BinaryConv2d in the place of timm's StdConv2d.
 
     Attributes:
-        eps: timm's ε of the standardisation, for the initial scale only.
+        eps: timm's ε of the standardisation, for the initial scale and for real weights.
     """
 
     eps: float = 1e-6
 
     def _initial_scale(self, weight: Tensor) -> Tensor:
         return super()._initial_scale(standardized(weight, self.eps))
+
+    def _real_filters(self, filters: Tensor, *, at_factor: bool) -> Tensor:
+        return super()._real_filters(standardized(filters, self.eps), at_factor=at_factor)
 
 
 class BinaryStdConv2dSame(BinaryConv2dSame):
     """BinaryConv2dSame in the place of timm's StdConv2dSame.
 
     Attributes:
-        eps: timm's ε of the standardisation, for the initial scale only.
+        eps: timm's ε of the standardisation, for the initial scale and for real weights.
     """
 
     eps: float = 1e-6
 
     def _initial_scale(self, weight: Tensor) -> Tensor:
         return super()._initial_scale(standardized(weight, self.eps))
+
+    def _real_filters(self, filters: Tensor, *, at_factor: bool) -> Tensor:
+        return super()._real_filters(standardized(filters, self.eps), at_factor=at_factor)
 
 
 def standardized(weight: Tensor, eps: float) -> Tensor:

@@ -28,6 +28,10 @@ from irnet_convert.layers.transposed import (
     BinaryConvTranspose3d,
 )
 
+#: Names of a binary layer's own attributes.
+_STATE = {
+    "scale", "ede", "method", "act_bits", "progress", "t_min", "t_max", "real_weights", "real_activations",
+}  # fmt: skip
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -112,7 +116,7 @@ def _why_not_whole(layer: nn.Module, cls: type[BinaryLayer], min_fan_in: int) ->
         )
     if "forward" in vars(layer):
         return "its forward was replaced on the instance"
-    taken = {"scale", "ede", "method", "act_bits", "progress", "t_min", "t_max"} & (
+    taken = _STATE & (
         vars(layer).keys() | layer._parameters.keys() | layer._buffers.keys() | layer._modules.keys()
     )
     if cls is BinaryMultiheadAttention and hasattr(layer, PROJECTION):

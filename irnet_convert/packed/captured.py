@@ -86,6 +86,12 @@ def capture_layers(model: nn.Module) -> list[str]:
             same.forward = _RealSame(layer)
         if not isinstance(layer, BinaryLayer):
             continue
+        if layer.real_weights:
+            raise PackError(
+                f"the weights of {name or 'the layer'} are real: it is in a stage of its training",
+                expected="binary weights in every layer",
+                mend='irnet_convert.layers.set_binarized(model, "both")',
+            )
         scaled = layer._scaled_weight(layer.ede).detach()
         if not bool(torch.isfinite(scaled).all()):
             raise PackError(
@@ -116,7 +122,7 @@ class _Captured:
         # Within a filter all |w| are equal; its factor may be negative.
         first = (slice(None), *[0] * (scaled.dim() - 1))
         layer.register_buffer("packed_scale", torch.where(bits[first], scaled[first], -scaled[first]))
-        self.signed = layer.act_bits == 1
+        self.signed = layer.takes_signs
 
     def refuse(self, what: str) -> PackError:
         return PackError(
@@ -216,7 +222,7 @@ class _Spelled:
         layer.register_buffer("packed_weight", scaled)
 
     def __call__(self, input: Tensor, zero_pad: Sequence[Any] | None = None, **how: Any) -> Tensor:
-        x = sign(input) if self.layer.act_bits == 1 else input
+        x = sign(input) if self.layer.takes_signs else input
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
         return self.layer._contract(x, self.layer.packed_weight, **how)

@@ -12,6 +12,7 @@ from irnet_convert.recipe.training import (
     FeatureSpec,
     OptimizerSpec,
     ScheduleSpec,
+    StageSpec,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "OptimizerSpec",
     "Recipe",
     "ScheduleSpec",
+    "StageSpec",
     "TransformSpec",
     "bundled_recipes",
     "find_recipe",

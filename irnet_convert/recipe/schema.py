@@ -15,6 +15,7 @@ from irnet_convert.recipe.find import FoundRecipe
 from irnet_convert.recipe.inputs import DataSpec, MixupSpec, ModelSpec, TransformSpec
 from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.recipe.read import not_a_mapping, read_recipe
+from irnet_convert.recipe.stages import is_inherited, with_stages_filled
 from irnet_convert.recipe.training import (
     CheckpointSpec,
     DistillSpec,
@@ -23,6 +24,7 @@ from irnet_convert.recipe.training import (
     ExpectSpec,
     OptimizerSpec,
     ScheduleSpec,
+    StageSpec,
 )
 
 # Which member of a union a value is meant for, so that an error speaks of that one alone.
@@ -47,11 +49,14 @@ class Recipe(Block):
             conversion; or a block like ``model``.
         policy: a preset's name or a list of rules; null keeps every layer in full precision.
         rewrites: names of graph rewrites; null is the converter's default.
+        init: weights that the student starts from once it is converted: the directory of a finished run, or
+            a ``.safetensors`` file, of a network that was converted alike.
         data: what to train and evaluate on.
         transforms: images → tensors.
         mixup: mixup, cutmix and label smoothing, or null.
         ema: moving average of the weights, or null.
-        epochs: passes over the training data.
+        epochs: passes over the training data; with ``stages``, theirs together, and may be left out.
+        stages: of the training, one after the other; none is one stage that the recipe's own blocks describe.
         batch_size: GLOBAL batch: all processes and accumulation steps together.
         eval_batch_size: likewise for evaluation.
         grad_accumulation: micro-batches that make one step.
@@ -75,11 +80,13 @@ class Recipe(Block):
     teacher: Teacher | None = None
     policy: Rules | None = "irnet"
     rewrites: tuple[str, ...] | None = None
+    init: str | None = None
     data: DataSpec
     transforms: TransformSpec = TransformSpec()
     mixup: MixupSpec | None = None
     ema: EmaSpec | None = None
     epochs: Count
+    stages: tuple[StageSpec, ...] = ()
     batch_size: Count = 128
     eval_batch_size: Count = 256
     grad_accumulation: Count = 1
@@ -172,19 +179,55 @@ class Recipe(Block):
         """``output``, or ``runs/NAME`` where it is null."""
         return Path(self.output) if self.output is not None else Path("runs") / self.name
 
+    def whole_stages(self) -> tuple[StageSpec, ...]:
+        """The stages of the training: one at least, and each says everything."""
+        whole = StageSpec(
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            distill=self.distill,
+            ede=self.ede,
+        )
+        return self.stages or (whole,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inheritance(cls, data: Any) -> Any:
+        return with_stages_filled(data) if isinstance(data, dict) else data
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.teacher is None and self.distill is not None:
-            raise refuse("distill", "is set, but teacher is null", "a teacher, or distill: null")
-        if self.teacher is not None and self.distill is None:
+        losses = {"distill": self.distill} | {
+            f"stages.{i}.distill": stage.distill for i, stage in enumerate(self.stages)
+        }
+        for path, distill in losses.items():
+            if self.teacher is None and distill is not None:
+                raise refuse(path, "is set, but teacher is null", "a teacher, or distill: null")
+        if self.teacher is not None and not any(losses.values()):
             raise refuse(
                 "teacher", "is set, but no distill block uses it", "a distill block, or teacher: null"
             )
         if self.policy is None and self.rewrites:
             raise refuse("rewrites", "is set, but policy is null, so nothing is converted", "rewrites: null")
+        self._stages_fit()
         if self.mixup is not None and self.batch_size % 2:
             raise refuse("batch_size", f"is {self.batch_size}", "an even number, which mixup needs")
         return self
+
+    def _stages_fit(self) -> None:
+        if not self.stages:
+            return
+        total = sum(stage.epochs for stage in self.stages)
+        if self.epochs != total:
+            raise refuse("epochs", f"is {self.epochs}", f"{total}, that of all stages, or no such key")
+        for number, stage in enumerate(self.stages):
+            path, last = f"stages.{number}.binarize", number + 1 == len(self.stages)
+            if self.policy is None and stage.binarize != "both":
+                raise refuse(path, "is set, but policy is null, so nothing is binarized", "no such key")
+            if last and stage.binarize != "both":
+                raise refuse(
+                    path, f"is {stage.binarize!r} in the last stage", "both: what is trained is what is kept"
+                )
 
 
 _WORDS = {
@@ -199,6 +242,8 @@ def _recipe_error(error: ValidationError, raw: dict[str, Any], source: str) -> R
     """Pydantic's errors, each as path, value and what was expected."""
     given, expected = [], []
     for item in error.errors(include_url=False):
+        if is_inherited(item["loc"], raw):
+            continue
         context = item.get("ctx", {})
         path, value = _locate((*item["loc"], *filter(None, [context.get("path")])), raw)
         path = path or "the recipe"

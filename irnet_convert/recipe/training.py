@@ -122,6 +122,27 @@ class DistillSpec(Block):
         return self
 
 
+class StageSpec(Block):
+    """One stage of a training. A block that it leaves out, or a block's key, is the recipe's own.
+
+    Attributes:
+        epochs: of this stage.
+        binarize: what the layers that the policy binarizes take the sign of: ``both`` weights and
+            activations, one of them, or ``none``. What is not binarized is used as it is.
+        optimizer: begins anew with the stage.
+        schedule: of the stage's own epochs.
+        distill: null trains without the teacher.
+        ede: its whole schedule runs within the stage.
+    """
+
+    epochs: Count
+    binarize: Literal["both", "activations", "weights", "none"] = "both"
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    distill: DistillSpec | None = None
+    ede: EdeSpec = EdeSpec()
+
+
 class CheckpointSpec(Block):
     """How often a run saves itself and how many checkpoints it keeps: two at least.
 

@@ -8,33 +8,34 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, tqdm
+from accelerate.utils import tqdm
 from timm.utils.distributed import distribute_bn
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from irnet_convert.data import Loaders
-from irnet_convert.errors import CheckpointError, DataError, TrainingError
-from irnet_convert.layers import binary_layers, set_progress
+from irnet_convert.errors import DataError, TrainingError
+from irnet_convert.layers import binary_layers, set_binarized, set_progress
 from irnet_convert.recipe import Recipe
-from irnet_convert.train.checkpoint import save_checkpoint
-from irnet_convert.train.distill import DistillLoss, FeatureTap
-from irnet_convert.train.dynamics import describe_epoch, packed_signs
-from irnet_convert.train.evaluate import as_logits, evaluate_unless, reduced
-from irnet_convert.train.notfinite import last_good, locate
-from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule, make_task_loss
-from irnet_convert.train.rng import rng_state
+from irnet_convert.train.dynamics import packed_signs
+from irnet_convert.train.evaluate import evaluate_unless, reduced
+from irnet_convert.train.notfinite import gradient_norm, last_good, locate, not_finite
+from irnet_convert.train.objective import Objective
+from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule
+from irnet_convert.train.record import epoch_record
 from irnet_convert.train.rundir import CHECKPOINTS, MetricsLog
+from irnet_convert.train.saving import save
 from irnet_convert.train.signals import StopSignal, leave, shield_workers
-from irnet_convert.train.snapshot import Position, snapshot
+from irnet_convert.train.snapshot import Position
+from irnet_convert.train.stages import Stage, stage_at, stages_of
 
 
 class Trainer:
-    """One run: owns the prepared student, its optimizer, schedule, EMA, and where they are.
+    """One run: owns the prepared student, its average, what the present stage has, and where they are.
 
     Args:
         recipe: resolved.
@@ -70,18 +71,13 @@ class Trainer:
         if recipe.ema is not None:
             self.ema = ModelEmaV3(student, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup)
         self.is_binary = any(True for _ in binary_layers(student))
-        self.raw_optimizer = make_optimizer(student, recipe.optimizer)
-        self.wrapped, self.optimizer = accelerator.prepare(student, self.raw_optimizer)
-        self.schedule = make_schedule(
-            self.raw_optimizer, recipe.schedule, epochs=recipe.epochs, steps_per_epoch=loaders.steps_per_epoch
-        )
+        self.wrapped: nn.Module = accelerator.prepare(self.student)
         share = recipe.batch_size // recipe.grad_accumulation // accelerator.num_processes
         self.mixup = make_mixup(recipe.mixup, loaders.num_classes, share)
-        self.task_loss = make_task_loss(recipe.mixup)
-        self.distill = DistillLoss(recipe.distill) if recipe.distill is not None else None
-        layers = (self.distill.student_layers, self.distill.teacher_layers) if self.distill else ((), ())
-        self.student_tap = FeatureTap(student, layers[0], "student")
-        self.teacher_tap = FeatureTap(self.teacher, layers[1], "teacher") if self.teacher else None
+        self.objective: Objective | None = None
+        self.stages = stages_of(recipe, loaders.steps_per_epoch)
+        for stage in reversed(self.stages):  # all are tried before the first is trained
+            self.begin(stage)
         for loader in (loaders.train, loaders.eval):
             shield_workers(loader)
         self.position = Position()
@@ -94,6 +90,38 @@ class Trainer:
     def judged(self) -> nn.Module:
         """The network that is evaluated and kept: the average where there is one, else the student."""
         return self.ema.module if self.ema is not None else self.student
+
+    def begin(self, stage: Stage) -> None:
+        """Make ``stage`` the one that trains: optimizer, schedule, losses and surrogate begin anew.
+
+        The network goes on as it is; what its layers binarize is the stage's choice.
+
+        Raises:
+            RecipeError: optimizer arguments that do not fit.
+            UnknownNameError: a distillation layer that student or teacher does not have.
+        """
+        self.stage, spec = stage, stage.spec
+        if self.objective is not None:
+            self.objective.close()
+        self.objective = Objective(
+            distill=spec.distill,
+            mixup=self.recipe.mixup,
+            student=self.student,
+            teacher=self.teacher,
+            accelerator=self.accelerator,
+        )
+        self.raw_optimizer = make_optimizer(self.student, spec.optimizer)
+        self.accelerator._optimizers.clear()  # it would unscale the gradients once for each that it knows
+        self.optimizer = self.accelerator.prepare(self.raw_optimizer)
+        self.schedule = make_schedule(
+            self.raw_optimizer,
+            spec.schedule,
+            epochs=spec.epochs,
+            steps_per_epoch=self.loaders.steps_per_epoch,
+        )
+        if self.is_binary:
+            for model in dict.fromkeys((self.student, self.judged)):
+                set_binarized(model, spec.binarize)
 
     @property
     def total_steps(self) -> int:
@@ -154,7 +182,7 @@ class Trainer:
     def _step(self, batches: list[tuple[Tensor, Tensor]], stop: StopSignal) -> dict[str, float]:
         """One optimizer step; the loss parts, averaged over micro-batches and processes, and ``stop``."""
         if self.is_binary:
-            ede = self.recipe.ede
+            ede = self.stage.spec.ede
             set_progress(self.student, self.progress(), t_min=ede.t_min, t_max=ede.t_max)
         sums: dict[str, Tensor] = {}
         means: dict[str, float] = {}
@@ -176,16 +204,14 @@ class Trainer:
         self.position.step += 1
         self.position.total += 1
         self.rates = {group["name"]: group["lr"] for group in self.raw_optimizer.param_groups}
-        self.schedule.step_update(self.position.total)
-        if self.ema is not None:
-            self.ema.update(self.student, step=self.position.total)
+        self.schedule.step_update(self.stage.steps(self.position))
+        if self.ema is not None:  # in the first step of a stage it becomes the student
+            self.ema.update(self.student, step=self.stage.steps(self.position))
         return means
 
     def progress(self) -> float:
-        """i/N of the surrogate gradient's schedule: steps, or epochs where the recipe says so."""
-        if self.recipe.ede.per == "epoch":
-            return self.position.epoch / self.recipe.epochs
-        return self.position.total / self.total_steps
+        """i/N of the surrogate gradient's schedule, which is the stage's."""
+        return self.stage.progress(self.position)
 
     def _next(self, micro_batches: Iterator[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """The micro-batches of one step."""
@@ -205,14 +231,8 @@ class Trainer:
         return self.mixup(images, labels) if self.mixup is not None else (images, labels)
 
     def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = as_logits(self.wrapped(images))
-        task = self.task_loss(logits, labels)
-        if self.distill is None or self.teacher is None or self.teacher_tap is None:
-            return {"loss": task}
-        with torch.no_grad(), self.accelerator.autocast():
-            teacher_logits = as_logits(self.teacher(images)).to(logits.dtype)
-        parts = self.distill(logits, teacher_logits, task, self.student_tap.take(), self.teacher_tap.take())
-        return {**parts, "task": task}
+        assert self.objective is not None
+        return self.objective(self.wrapped, images, labels)
 
     def _agree(self, sums: dict[str, Tensor], stop: StopSignal, fed: list[Tensor]) -> dict[str, float]:
         """Losses averaged over micro-batches and processes, and whether any process was told to stop.
@@ -221,36 +241,23 @@ class Trainer:
         waiting for it for ever. It comes before the step is taken, so no NaN reaches the weights.
         """
         flag = torch.tensor(float(stop.received > 0), device=self.accelerator.device)
-        extra = torch.stack([self._gradient_norm().double(), flag.double()])
+        norm = gradient_norm(self.student, scaled=self.accelerator.scaler is not None)
+        extra = torch.stack([norm.to(flag.device).double(), flag.double()])
         numbers = torch.cat([torch.stack([value.double() for value in sums.values()]), extra])
-        *means, norm, stopping = reduced(self.accelerator, numbers, "mean").tolist()
+        *means, length, stopping = reduced(self.accelerator, numbers, "mean").tolist()
         parts = {key: mean / self.recipe.grad_accumulation for key, mean in zip(sums, means, strict=True)}
-        if not math.isfinite(parts["loss"] + norm):
+        if not math.isfinite(parts["loss"] + length):
             raise self._not_finite(parts, {"student": self.student, "teacher": self.teacher}, fed)
         return {**parts, "stop": stopping}
-
-    def _gradient_norm(self) -> Tensor:
-        """Not finite where a gradient is not: signs hide a NaN from the loss, and not from the gradients."""
-        grads = [p.grad for p in self.student.parameters() if p.grad is not None]
-        if self.accelerator.scaler is not None or not grads:  # loss scaling skips such steps, by design
-            return torch.zeros((), device=self.accelerator.device)
-        return torch.nn.utils.get_total_norm(grads)
 
     def _not_finite(
         self, losses: dict[str, float], models: dict[str, nn.Module | None], fed: Iterable[Tensor]
     ) -> TrainingError:
         place = locate(models, fed, losses, lambda: self.accelerator.autocast())
-        good = last_good(self.run_dir / CHECKPOINTS)
         # A batch is met in the step that was not finished, an evaluation after the last one.
         step = self.position.total + ("evaluation loss" not in losses)
-        what = "loss" if not all(map(math.isfinite, losses.values())) else "gradient"
-        return TrainingError(
-            f"the {what} is not finite in step {step} of {self.total_steps} "
-            f"(epoch {self.position.epoch + 1}, {losses}); what is not finite first: {place}",
-            expected="a finite loss",
-            mend="lower optimizer.lr, set clip_grad, or use precision=fp32; "
-            + (f"the last good checkpoint is {good}" if good else "there is no good checkpoint before it"),
-        )
+        where = f"step {step} of {self.total_steps} (epoch {self.position.epoch + 1}, {losses})"
+        return not_finite(where, losses, place, last_good(self.run_dir / CHECKPOINTS))
 
     def _finish_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
         if self.accelerator.num_processes > 1:
@@ -268,8 +275,8 @@ class Trainer:
                 (images.to(self.accelerator.device, self.dtype) for images, _ in self.loaders.eval),
             )
         self.position = Position(epoch=self.position.epoch + 1, total=self.position.total)
-        self.schedule.step(self.position.epoch)
-        record = self._epoch_record()
+        self.schedule.step(self.stage.epochs(self.position))
+        record = epoch_record(self)
         log.write("epoch", self.position.total, **record)
         self.accelerator.print(
             f"epoch {record['epoch']}/{self.recipe.epochs}: loss {record['loss']:.4f}, "
@@ -278,50 +285,18 @@ class Trainer:
         self.totals = {}
         stopping = self._anyone(stop)
         last = self.position.epoch == self.recipe.epochs
+        if stage_at(self.stages, self.position.epoch) is not self.stage:  # what is saved is what goes on
+            self.begin(stage_at(self.stages, self.position.epoch))
         if stopping and not last:
             self._save_and_leave(log, stop)
         if last or self.position.epoch % self.recipe.checkpoint.every_epochs == 0:
-            self.save(log)
-
-    def _epoch_record(self) -> dict[str, Any]:
-        steps, totals = self.loaders.steps_per_epoch, dict(self.totals)
-        seconds = totals.pop("seconds", 0.0)
-        record: dict[str, Any] = {"epoch": self.position.epoch}
-        record |= {key if key == "loss" else f"{key}_loss": value / steps for key, value in totals.items()}
-        record["lr"] = self.rates
-        record |= {f"eval_{key}": value for key, value in self.metrics["after"].items()}
-        if self.is_binary:
-            record |= describe_epoch(self.student, self.signs, self.progress(), self.recipe.ede)
-        record["seconds"] = round(seconds, 3)
-        record["samples_per_second"] = round(steps * self.recipe.batch_size / max(seconds, 1e-9), 1)
-        return record
+            save(self, log)
 
     def _anyone(self, stop: StopSignal) -> bool:
         flag = torch.tensor([float(stop.received > 0)], device=self.accelerator.device)
         return bool(reduced(self.accelerator, flag, "sum").item())
 
     def _save_and_leave(self, log: MetricsLog, stop: StopSignal) -> NoReturn:
-        path = self.save(log)
+        path = save(self, log)
         self.accelerator.print(f"Stopped in step {self.position.total}; saved {path}. Go on with --resume.")
         leave(stop.received or signal.SIGTERM)
-
-    def save(self, log: MetricsLog) -> Path:
-        """Write a checkpoint by the main process; all processes wait for it, and fail with it.
-
-        Raises:
-            CheckpointError: the disk refused it.
-        """
-        folder, total = self.run_dir / CHECKPOINTS, self.position.total
-        everyones = gather_object([rng_state(self.accelerator.device)])
-        failed: CheckpointError | None = None
-        if self.accelerator.is_main_process:
-            try:
-                state = snapshot(self, log.lines, everyones)
-                save_checkpoint(folder, total, state, keep=self.recipe.checkpoint.keep)
-            except CheckpointError as error:
-                failed = error
-        # Left alone in a collective, the others would end with the backend's words, not with these.
-        for error in gather_object([failed]):
-            if error is not None:
-                raise error
-        return folder / f"step-{total:09d}"

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from irnet_convert.errors import CheckpointError
+from irnet_convert.errors import CheckpointError, TrainingError
 from irnet_convert.train.checkpoint import list_checkpoints, load_checkpoint
 
 
@@ -104,6 +104,17 @@ def locate(
     return f"no layer's output, but the gradient of {broken[-1]!r}" if broken else "the gradients' norm"
 
 
+def gradient_norm(model: nn.Module, *, scaled: bool) -> Tensor:
+    """Not finite where a gradient is not: signs hide a NaN from the loss, and not from the gradients.
+
+    Args:
+        model: after a backward pass.
+        scaled: the loss is scaled, and steps whose gradient overflows are skipped by design: 0.
+    """
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    return torch.zeros(()) if scaled or not grads else torch.nn.utils.get_total_norm(grads)
+
+
 def last_good(folder: Path) -> Path | None:
     """The newest checkpoint that is whole and whose weights are finite."""
     for path in reversed(list_checkpoints(folder)):
@@ -114,3 +125,21 @@ def last_good(folder: Path) -> Path | None:
         if all(bool(each.isfinite().all()) for each in weights.values() if each.is_floating_point()):
             return path
     return None
+
+
+def not_finite(where: str, losses: Mapping[str, float], place: str, good: Path | None) -> TrainingError:
+    """The error of a step or an evaluation whose loss or gradient is not finite.
+
+    Args:
+        where: the step, in words.
+        losses: parts of the loss by name.
+        place: what :func:`locate` found.
+        good: what :func:`last_good` found.
+    """
+    what = "loss" if not all(map(math.isfinite, losses.values())) else "gradient"
+    return TrainingError(
+        f"the {what} is not finite in {where}; what is not finite first: {place}",
+        expected="a finite loss",
+        mend="lower optimizer.lr, set clip_grad, or use precision=fp32; "
+        + (f"the last good checkpoint is {good}" if good else "there is no good checkpoint before it"),
+    )

@@ -35,6 +35,7 @@ from irnet_convert.train.rundir import (
 )
 from irnet_convert.train.signals import StopSignal, leave
 from irnet_convert.train.snapshot import restore
+from irnet_convert.train.start import make_ready
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +154,16 @@ def build_networks(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
     else:
         teacher = create_model(recipe.teacher) if recipe.teacher is not None else None
     if recipe.policy is None:
-        return (copy.deepcopy(original) if teacher is original else original), teacher
-    student = binarize(
-        original,
-        recipe.build_policy(),
-        example_input=torch.zeros(2, *recipe.transforms.input_size),
-        rewrites=recipe.rewrites,
-        inplace=teacher is not original,
-    )
+        student = copy.deepcopy(original) if teacher is original else original
+    else:
+        student = binarize(
+            original,
+            recipe.build_policy(),
+            example_input=torch.zeros(2, *recipe.transforms.input_size),
+            rewrites=recipe.rewrites,
+            inplace=teacher is not original,
+        )
+    make_ready(student, recipe)
     return student, teacher
 
 
@@ -193,8 +196,8 @@ def _resume(trainer: Trainer) -> tuple[Path | None, int]:
 def _evaluate_start(trainer: Trainer, log: MetricsLog, stop: StopSignal) -> None:
     """Judge the teacher, and the student as converted where it starts from trained weights."""
     networks = {"teacher": trainer.teacher}
-    model = trainer.recipe.model
-    if trainer.is_binary and (model.pretrained or model.checkpoint is not None):
+    model, init = trainer.recipe.model, trainer.recipe.init
+    if trainer.is_binary and (model.pretrained or model.checkpoint is not None or init is not None):
         networks["before"] = trainer.student
     for name, network in networks.items():
         found = trainer.evaluate(network, stop) if network is not None else {}

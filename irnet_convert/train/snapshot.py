@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from irnet_convert.errors import CheckpointError
 from irnet_convert.train.checkpoint import Checkpoint
 from irnet_convert.train.rng import restore_rng
+from irnet_convert.train.stages import stage_at
 from irnet_convert.train.trees import flatten, unflatten
 from irnet_convert.weights import load_strictly
 
@@ -75,6 +76,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> int:
     try:
         state, tensors = checkpoint.state, checkpoint.tensors
         tree = unflatten(state["tree"], tensors["state"])
+        trainer.position = Position(**state["position"])
+        trainer.begin(stage_at(trainer.stages, trainer.position.epoch))
         load_strictly(trainer.student, tensors["model"], source=source)
         if trainer.ema is not None:
             load_strictly(trainer.ema.module, tensors["ema"], source=f"the average in {source}")
@@ -82,7 +85,6 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> int:
         trainer.schedule.load_state_dict(tree["schedule"])
         if trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(tree["scaler"])
-        trainer.position = Position(**state["position"])
         trainer.totals, trainer.rates = dict(state["totals"]), dict(state["rates"])
         trainer.metrics = dict(state["metrics"])
         trainer.signs = tensors["signs"]

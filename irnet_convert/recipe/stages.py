@@ -1,0 +1,53 @@
+"""Stages in a recipe's raw data: what one leaves out is the recipe's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Blocks of the recipe that a stage may have of its own.
+INHERITED = ("optimizer", "schedule", "distill", "ede")
+
+
+def with_stages_filled(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data whose stages say everything, and whose ``epochs`` are theirs together.
+
+    A stage's block replaces the recipe's key by key; keys inside of a key (``optimizer.kwargs``) are not
+    mixed, or there would be no way to be rid of one.
+
+    Args:
+        data: of any shape; what is not as it should be is left for the schema to say.
+
+    Returns:
+        ``data``, or a copy with ``stages`` and ``epochs`` filled in.
+    """
+    stages = data.get("stages")
+    if not isinstance(stages, list | tuple) or not stages:
+        return data
+    filled = [_filled(stage, data) if isinstance(stage, dict) else stage for stage in stages]
+    counts = [s.get("epochs") if isinstance(s, dict) else getattr(s, "epochs", None) for s in filled]
+    known = [count for count in counts if type(count) is int]
+    epochs = {"epochs": sum(known)} if len(known) == len(counts) and "epochs" not in data else {}
+    return {**data, "stages": filled, **epochs}
+
+
+def _filled(stage: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    blocks = {}
+    for name in INHERITED:
+        own, inherited = stage.get(name), data.get(name)
+        if name not in stage and name in data:
+            blocks[name] = inherited
+        elif isinstance(own, dict) and isinstance(inherited, dict):
+            blocks[name] = {**inherited, **own}
+    return {**stage, **blocks}
+
+
+def is_inherited(location: tuple[int | str, ...], data: Any) -> bool:
+    """Whether pydantic's location lies in a block that a stage has from the recipe alone.
+
+    What is wrong there is wrong, and reported, at the recipe's own.
+    """
+    if len(location) < 3 or location[0] != "stages" or not isinstance(location[1], int):
+        return False
+    stages = data.get("stages") if isinstance(data, dict) else None
+    stage = stages[location[1]] if isinstance(stages, list | tuple) and location[1] < len(stages) else None
+    return isinstance(stage, dict) and location[2] in INHERITED and location[2] not in stage

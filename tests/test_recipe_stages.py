@@ -1,0 +1,107 @@
+"""Stages in a recipe: what they inherit, what their errors name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from irnet_convert.errors import RecipeError
+from irnet_convert.plain_yaml import load_yaml
+from irnet_convert.recipe import Recipe
+
+BASE: dict[str, Any] = {
+    "name": "small",
+    "model": {"name": "timm/cifar_resnet20"},
+    "data": {"name": "builtin/synthetic"},
+}
+OWN = {
+    "optimizer": {"name": "momentum", "lr": 0.1, "kwargs": {"momentum": 0.9}},
+    "schedule": {"name": "multistep", "milestones": [2]},
+    "teacher": "same",
+    "distill": {"temperature": 4.0, "task_weight": 0.1},
+    "ede": {"t_min": 0.01},
+}
+
+
+def make(**changes: Any) -> Recipe:
+    return Recipe.from_dict({**BASE, **changes})
+
+
+def test_a_stage_says_what_differs_and_has_the_rest_from_the_recipe() -> None:
+    first = {"epochs": 3, "binarize": "activations", "schedule": {"milestones": [1]}, "ede": {"t_max": 2.0}}
+    second = {"epochs": 4, "optimizer": {"name": "adam", "lr": 1e-3, "kwargs": {}}, "distill": None}
+    recipe = make(stages=[first, second], **OWN)
+    assert recipe.epochs == 7
+    a, b = recipe.stages
+    assert (a.optimizer, a.distill, b.schedule, b.ede) == (
+        recipe.optimizer, recipe.distill, recipe.schedule, recipe.ede,
+    )  # fmt: skip
+    assert (a.schedule.name, a.schedule.milestones) == ("multistep", (1,))
+    assert (a.ede.t_min, a.ede.t_max) == (0.01, 2.0)
+    assert (b.optimizer.name, b.optimizer.kwargs, b.distill, b.binarize) == ("adam", {}, None, "both")
+    assert recipe.whole_stages() == recipe.stages
+
+
+def test_what_is_resolved_loads_as_the_same_recipe() -> None:
+    recipe = make(stages=[{"epochs": 1, "binarize": "weights"}, {"epochs": 2, "distill": None}], **OWN)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert Recipe.from_dict(load_yaml(recipe.to_yaml(), source="it")) == recipe
+
+
+def test_a_recipe_without_stages_is_one_stage() -> None:
+    recipe = make(epochs=5, **OWN)
+    assert recipe.stages == ()
+    (only,) = recipe.whole_stages()
+    assert (only.epochs, only.binarize) == (5, "both")
+    assert (only.optimizer, only.schedule, only.distill, only.ede) == (
+        recipe.optimizer, recipe.schedule, recipe.distill, recipe.ede,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "expected"),
+    [
+        ({"stages": [{"epochs": 0}]}, "stages.0.epochs is 0", "greater than or equal to 1"),
+        ({"stages": [{"epochs": 1, "optimiser": {}}]}, "stages.0.optimiser is not a key", "'optimizer'"),
+        ({"stages": [{"epochs": 1, "optimizer": {"lrr": 1}}]}, "stages.0.optimizer.lrr", "'lr'"),
+        ({"stages": [{"epochs": 1, "binarize": "weight"}]}, "stages.0.binarize is 'weight'", "'weights'"),
+        ({"stages": [{"epochs": 1, "binarize": "weights"}]}, "stages.0.binarize", "what is trained is what"),
+        ({"stages": [{"epochs": 1}], "epochs": 2}, "epochs is 2", "1, that of all stages"),
+        (
+            {"stages": [{"epochs": 1, "distill": {}}]},
+            "stages.0.distill is set, but teacher is null",
+            "teacher",
+        ),
+        ({"stages": 3}, "stages is 3", "a list"),
+        ({"stages": [3], "epochs": 1}, "stages.0 is 3", "a block of keys"),
+        (
+            {"stages": [{"epochs": 1, "binarize": "none"}, {"epochs": 1}], "policy": None},
+            "stages.0.binarize is set, but policy is null",
+            "no such key",
+        ),
+        (
+            {"teacher": "same", "stages": [{"epochs": 1}]},
+            "teacher is set, but no distill block uses it",
+            "a distill block",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_was_expected(
+    changes: dict[str, Any], path: str, expected: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make(**changes)
+    assert path in caught.value.given
+    assert expected in caught.value.expected
+
+
+def test_what_the_recipe_says_wrongly_is_reported_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        make(optimizer={"lrr": 1}, stages=[{"epochs": 1}, {"epochs": 1}])
+    assert caught.value.given == "the recipe: optimizer.lrr is not a key of this block"
+
+
+def test_a_teacher_for_one_stage_alone() -> None:
+    recipe = make(teacher="same", stages=[{"epochs": 1, "distill": {}}, {"epochs": 1}])
+    assert [stage.distill is None for stage in recipe.stages] == [False, True]
