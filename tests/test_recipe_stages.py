@@ -105,3 +105,11 @@ def test_what_the_recipe_says_wrongly_is_reported_once() -> None:
 def test_a_teacher_for_one_stage_alone() -> None:
     recipe = make(teacher="same", stages=[{"epochs": 1, "distill": {}}, {"epochs": 1}])
     assert [stage.distill is None for stage in recipe.stages] == [False, True]
+
+
+def test_latents_are_those_of_binary_layers() -> None:
+    assert make(epochs=1, latents={"std": 0.1}).latents.std == 0.1
+    with pytest.raises(RecipeError, match=r"latents\.std is 0"):
+        make(epochs=1, latents={"std": 0.0})
+    with pytest.raises(RecipeError, match="latents is set, but policy is null"):
+        make(epochs=1, latents={"std": 0.1}, policy=None)

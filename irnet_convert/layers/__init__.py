@@ -4,6 +4,7 @@ from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from irnet_convert.layers.dense import Sign, SignedLayer
 from irnet_convert.layers.hardtanh import Hardtanh, hardtanh
+from irnet_convert.layers.latents import rescale_latents
 from irnet_convert.layers.linear import BinaryLinear
 from irnet_convert.layers.model import binary_layers, param_groups, set_binarized, set_progress
 from irnet_convert.layers.multihead import BinaryMultiheadAttention, InProjection, SignedAttention
@@ -41,6 +42,7 @@ __all__ = [
     "binary_layers",
     "hardtanh",
     "param_groups",
+    "rescale_latents",
     "set_binarized",
     "set_progress",
 ]

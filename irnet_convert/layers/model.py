@@ -20,7 +20,12 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer]]:
             yield name, module
 
 
-def _layers_of(model: nn.Module) -> list[BinaryLayer]:
+def layers_of(model: nn.Module) -> list[BinaryLayer]:
+    """The model's binary layers, one at least.
+
+    Raises:
+        ModelError: there is none.
+    """
     layers = [layer for _, layer in binary_layers(model)]
     if not layers:
         raise ModelError(
@@ -48,7 +53,7 @@ def set_progress(
         ModelError: there is no binary layer.
         ArgumentError: a value out of range; no layer is changed.
     """
-    layers = _layers_of(model)
+    layers = layers_of(model)
     for layer in layers:  # all are asked before any is changed
         METHODS[layer.method].schedule(
             fraction,
@@ -90,7 +95,7 @@ def set_binarized(model: nn.Module, what: str) -> None:
             expected="one of " + ", ".join(map(repr, BINARIZED)),
             mend=nearest(str(what), BINARIZED),
         )
-    for layer in _layers_of(model):
+    for layer in layers_of(model):
         weights, activations = BINARIZED[what]
         layer.real_weights, layer.real_activations = not weights, not activations
 

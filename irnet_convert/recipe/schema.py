@@ -22,6 +22,7 @@ from irnet_convert.recipe.training import (
     EdeSpec,
     EmaSpec,
     ExpectSpec,
+    LatentSpec,
     OptimizerSpec,
     ScheduleSpec,
     StageSpec,
@@ -51,6 +52,7 @@ class Recipe(Block):
         rewrites: names of graph rewrites; null is the converter's default.
         init: weights that the student starts from once it is converted: the directory of a finished run, or
             a ``.safetensors`` file, of a network that was converted alike.
+        latents: what happens to the latents before the training, or null.
         data: what to train and evaluate on.
         transforms: images → tensors.
         mixup: mixup, cutmix and label smoothing, or null.
@@ -81,6 +83,7 @@ class Recipe(Block):
     policy: Rules | None = "irnet"
     rewrites: tuple[str, ...] | None = None
     init: str | None = None
+    latents: LatentSpec | None = None
     data: DataSpec
     transforms: TransformSpec = TransformSpec()
     mixup: MixupSpec | None = None
@@ -209,6 +212,8 @@ class Recipe(Block):
             )
         if self.policy is None and self.rewrites:
             raise refuse("rewrites", "is set, but policy is null, so nothing is converted", "rewrites: null")
+        if self.policy is None and self.latents is not None:
+            raise refuse("latents", "is set, but policy is null, so there are none", "latents: null")
         self._stages_fit()
         if self.mixup is not None and self.batch_size % 2:
             raise refuse("batch_size", f"is {self.batch_size}", "an even number, which mixup needs")

@@ -10,6 +10,16 @@ from irnet_convert.errors import nearest
 from irnet_convert.recipe.block import Above0, Block, Count, NotNegative, refuse
 
 
+class LatentSpec(Block):
+    """What happens to the latents before the training.
+
+    Attributes:
+        std: the latents of each output channel are multiplied to have this standard deviation.
+    """
+
+    std: Above0
+
+
 class EmaSpec(Block):
     """Exponential moving average of the weights, by ``timm.utils.ModelEmaV3``."""
 

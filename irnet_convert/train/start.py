@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from irnet_convert.errors import CheckpointError
+from irnet_convert.layers import rescale_latents
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.rundir import WEIGHTS
 from irnet_convert.weights import load_strictly, read_safetensors
@@ -27,6 +28,8 @@ def make_ready(student: nn.Module, recipe: Recipe) -> None:
             mend="init is for networks that were converted alike: model, policy and rewrites; weights of the "
             "network before conversion are model.checkpoint",
         )
+    if recipe.latents is not None:
+        rescale_latents(student, recipe.latents.std)
 
 
 def weights_of(init: str) -> Path:

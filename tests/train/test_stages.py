@@ -174,3 +174,12 @@ def test_a_start_of_another_kind_is_refused_by_its_keys(tiny: Any, tmp_path: Pat
     other = finetune(tiny(model=RESNET, epochs=1, output=str(tmp_path / "other")))
     with pytest.raises(CheckpointError, match=r"(?s)another model: missing keys.*converted alike"):
         finetune(tiny(init=str(other.run_dir)))
+
+
+def test_latents_are_rescaled_before_the_training(tiny: Any, tmp_path: Path) -> None:
+    first = finetune(tiny(epochs=1, optimizer={"lr": 0.05}))
+    keys = {"epochs": 1, "init": str(first.run_dir), "optimizer": {"lr": 1e-12}}
+    result = finetune(tiny(**keys, latents={"std": 0.2}, output=str(tmp_path / "again")))
+    assert result.metrics["before"] == first.metrics["after"]  # and what it computes is the same
+    for _, layer in binary_layers(load(result.run_dir)):
+        assert layer.weight.std(1).tolist() == pytest.approx([0.2] * len(layer.weight), rel=1e-5)
