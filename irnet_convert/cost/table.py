@@ -67,8 +67,11 @@ class Cost:
             f"medians of {self.rounds} rounds in turns; native passes: {self.passes}; {self.machine}"
         )
         table = Table()
-        for name in ("network", "step", "ms", "time", "kept, MB", "memory"):
-            table.add_column(name, justify="left" if name in ("network", "step") else "right", no_wrap=True)
+        for name in ("network", "step"):
+            table.add_column(name, overflow="fold")
+        for name in ("ms", "time", "kept, MB", "memory"):
+            # Narrow terminals, and files, fold names and leave numbers whole.
+            table.add_column(name, justify="right", no_wrap=True, min_width=len("kept, MB"))
         last = None
         for row in self.rows:
             first = row.network != last

@@ -96,6 +96,10 @@ class Plan:
         """The decisions that binarize."""
         return tuple(d for d in self.decisions if d.action == "binarize")
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """Itself: nothing changes a plan, and every copy of a converted model carries it."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data; :meth:`from_dict` reads it back."""
         data: dict[str, Any] = {

@@ -8,6 +8,7 @@ from irnet_convert.errors import RecordError, RewriteError
 from irnet_convert.graph.alike import does_the_same, what_happened
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.record import Record, Twin
+from irnet_convert.graph.recorder import kinds_in
 from irnet_convert.graph.signs import never_negative
 from irnet_convert.graph.survey import Survey
 from irnet_convert.graph.traced import UntraceableError, install
@@ -43,10 +44,11 @@ def _wrong_alone(survey: Survey, owners: list[str]) -> tuple[list[str], list[str
         module = survey.model.get_submodule(owner)
         try:
             graphs = survey.graphs(owner)
-            if id(graphs) in alike:  # of another module of the same kind
+            way = (id(graphs), kinds_in((call.args, call.kwargs, [*call.returned.values()])))
+            if way in alike:  # another module of the same kind, called in the same way
                 continue
             if does_the_same(module, graphs, call, survey.path_of):
-                alike.add(id(graphs))
+                alike.add(way)
             else:
                 wrong.append(owner)
         except Exception:  # it reads a child's weight, or does more in training mode: run the whole model

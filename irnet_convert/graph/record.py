@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -136,7 +138,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
 def meta_twin(model: nn.Module) -> nn.Module:
     """A deep copy of ``model`` whose parameters, buffers and tensor attributes are on the meta device.
 
-    The weights themselves are never copied: deepcopy is told beforehand what each tensor becomes.
+    The weights themselves are never copied: deepcopy is told beforehand what each tensor becomes. It is told
+    what each module becomes too, and left with what is neither; that takes a third of the time.
     """
     memo: dict[int, Any] = {}
     for tensor in _tensors_of(model):
@@ -144,7 +147,33 @@ def meta_twin(model: nn.Module) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = twin
-    return copy.deepcopy(model, memo)
+    modules = list(model.modules())
+    if not all(_copied_by_attributes(type(module)) for module in modules):
+        return copy.deepcopy(model, memo)
+    memo |= {id(module): object.__new__(type(module)) for module in modules}
+    for module in modules:
+        state: dict[str, Any] = module.__getstate__()
+        memo[id(module)].__setstate__({name: _twin_of(value, memo) for name, value in state.items()})
+    return memo[id(model)]
+
+
+@cache
+def _copied_by_attributes(kind: type[nn.Module]) -> bool:
+    """Whether a copy of a module is its class with copies of its attributes, as for ``nn.Module`` itself."""
+    ways = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__")
+    return not hasattr(kind, "__deepcopy__") and all(getattr(kind, w) is getattr(nn.Module, w) for w in ways)
+
+
+def _twin_of(value: Any, memo: dict[int, Any]) -> Any:
+    if id(value) in memo:
+        return memo[id(value)]
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (dict, OrderedDict) and all(type(key) is str for key in value):
+        twin = memo[id(value)] = type(value)()
+        twin.update((key, _twin_of(item, memo)) for key, item in value.items())
+        return twin
+    return copy.deepcopy(value, memo)
 
 
 def _tensors_of(model: nn.Module) -> Iterator[Tensor]:

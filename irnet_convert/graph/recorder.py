@@ -215,7 +215,7 @@ class Recorder(TorchDispatchMode):
             first = Call(args=_containers_anew(args), kwargs=_containers_anew(kwargs))
             self.record.first_calls[path] = first
         elif not known.varied:
-            known.varied = _kinds((known.args, known.kwargs)) != _kinds((args, kwargs))
+            known.varied = kinds_in((known.args, known.kwargs)) != kinds_in((args, kwargs))
         ordinal = self.stack[-1].count(f"call {path}") if self.stack else 0
         self.stack.append(_OpenCall(path, ordinal, first))
         try:
@@ -258,7 +258,7 @@ def _containers_anew(tree: Any) -> Any:
     return tree_map(lambda leaf: leaf, tree)
 
 
-def _kinds(tree: Any) -> tuple[object, ...]:
+def kinds_in(tree: Any) -> tuple[object, ...]:
     """What a tree of arguments is, its tensors by rank and dtype, so that two calls compare."""
     leaves, structure = tree_flatten(tree)
     return (structure, *((x.dim(), x.dtype) if isinstance(x, Tensor) else _plain(x) for x in leaves))

@@ -216,6 +216,10 @@ class GraphForward:
         found.owner = twin
         return found
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphForward:
+        """The same forward for the copy of the owner; functions hold nothing that changes."""
+        return self.bound_to(copy.deepcopy(self.owner, memo))
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph of the owner's current mode."""
         for name, value in self.fixed.items():

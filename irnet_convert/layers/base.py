@@ -22,6 +22,9 @@ from irnet_convert.layers.real import magnitude
 from irnet_convert.layers.signed import MadeWeight
 from irnet_convert.layers.surrogate import SurrogateState
 
+#: Weights of which a copy is made at a time where the initial scale is computed.
+_AT_ONCE = 1 << 16
+
 
 class BinaryLayer(SurrogateState):
     """Mixin: a layer whose weights, and by default inputs, are binary in the forward pass.
@@ -243,8 +246,13 @@ class BinaryLayer(SurrogateState):
         """
         if weight.is_meta:  # as shape_only says of the weight itself
             return weight.new_empty(self._filters(weight).shape[0])
-        rows = self._filters(weight.detach()).flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
-        return (rows - rows.mean(1, keepdim=True)).abs().mean(1).to(weight.dtype)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        filters = self._filters(weight.detach())
+        # A few filters at a time: a conversion in place must not hold a large layer's weights twice.
+        some = max(1, _AT_ONCE // filters[0].numel())
+        parts = (part.flatten(1).to(wide) for part in filters.split(some))
+        found = [(part - part.mean(1, keepdim=True)).abs_().mean(1) for part in parts]
+        return torch.cat(found).to(weight.dtype)
 
     def reset_parameters(self) -> None:
         """Initialise the latents and bias as the dense layer does, and the scale from them."""

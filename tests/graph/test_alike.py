@@ -4,7 +4,9 @@ import copy
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from irnet_convert import binarize, plan
@@ -95,6 +97,25 @@ class Masked(Block):
         return y if scale is None else y * scale
 
 
+class Typed(Block):
+    """Takes a branch that fx cannot take: a proxy is no tensor."""
+
+    def forward(self, x: Tensor, scale: Any = 1.0) -> Tensor:
+        y = super().forward(x)
+        return y + scale if isinstance(scale, Tensor) else y * scale
+
+
+class Calling(nn.Module):
+    """Calls two blocks of one kind, one with a number and one with a tensor."""
+
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x, 2.0) + self.other(x, x.mean())
+
+
 class Repeating(nn.Module):
     """Calls one block twice, as heads of detectors are for every level."""
 
@@ -129,19 +150,114 @@ def test_modules_of_one_kind_are_traced_once() -> None:
     assert graphs[0] is not graphs[2]
 
 
+class Sized(Block):
+    """Asks a child for its width, by way of a function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / _width(self.conv)
+
+
+def _width(layer: nn.Conv2d) -> int:
+    return layer.out_channels
+
+
+class ByString(Block):
+    """What it reads does not stand in its code as a name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / getattr(self.conv, "out_" + "channels")
+
+
+class Walking(Block):
+    """Reaches what is inside without its name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * len(list(self.modules()))
+
+
+class Weighted(nn.Module):
+    """Has a parameter of its own, whose size (or only rank) it may bake in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.width = nn.Parameter(torch.ones(width)), width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.mean() / self.weight.dim()
+
+
+class Measured(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.mean() / self.weight.numel()
+
+
+class Listed(nn.Module):
+    """Iterates over what it holds."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         (Block(), Block(gain=3.0)),
-        (Block(), Block(width=8)),
         (Block(), Block().eval()),
         (Block(gain=(1, [2])), Block(gain=(1, [3]))),
+        (Sized(), Sized(width=8)),
+        (ByString(), ByString(width=8)),
+        (Walking(), Walking(width=8)),
+        (Measured(6), Measured(8)),
+        (Listed(nn.ReLU()), Listed(nn.ReLU(), nn.ReLU())),
+        (Listed(nn.ReLU()), Listed(nn.Tanh())),
+        (Listed(nn.Dropout(0.5)), Listed(nn.Dropout(0.5).eval())),
+        (Listed(Weighted(6)), Listed(nn.Sequential(Weighted(6)))),
     ],
 )
 def test_what_differs_is_of_another_kind(one: nn.Module, other: nn.Module) -> None:
     assert kind_of(one, {"x"}) is not None
     assert kind_of(one, {"x"}) != kind_of(other, {"x"})
     assert kind_of(one, {"x"}) != kind_of(one, set())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Block(), Block(width=8)),
+        (Weighted(6), Weighted(8)),
+        (Listed(Weighted(6)), Listed(Weighted(8))),
+        (Listed(nn.Conv2d(6, 6, 1)), Listed(nn.Conv2d(6, 8, 3, padding=1))),
+    ],
+)
+def test_a_width_that_no_code_reads_makes_no_other_kind(one: nn.Module, other: nn.Module) -> None:
+    assert kind_of(one, {"x"}) == kind_of(other, {"x"}) is not None
+
+
+def test_real_blocks_share_their_traces_whatever_their_width() -> None:
+    for net, blocks in (
+        (timm.create_model("resnet18"), "layer2.1 layer3.1 layer4.1"),
+        (timm.create_model("resnetv2_18"), "stages.0.blocks.1 stages.1.blocks.1 stages.2.blocks.1"),
+        (torchvision.models.get_model("googlenet", init_weights=False), "conv1 conv2 inception5b.branch1"),
+    ):
+        kinds = {kind_of(net.get_submodule(path), {"x"}) for path in blocks.split()}
+        assert len(kinds) == 1
+        assert None not in kinds
+
+
+def test_one_trace_called_in_another_way_is_compared_again() -> None:
+    """The graph multiplies, as the first does; the second adds."""
+    net = Calling(Typed(), Typed())
+    found = survey(net, X)
+    assert found.graphs("one") is found.graphs("other")
+    assert distrust_wrong_traces(found, ["one", "other"])
+    with pytest.raises(UntraceableError, match="branch"):
+        found.graphs("other")
 
 
 def test_an_attribute_that_is_not_plain_has_no_kind() -> None:

@@ -51,7 +51,8 @@ def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
     needed = [_needed(rec, binary) for rec in survey.records]
     whole = _whole_modules(survey, needed)
     edits: dict[Edit, None] = {}
-    for changed, rec, nodes in zip(found.changed, survey.records, needed, strict=True):
+    places = [_places(rec) for rec in survey.records]
+    for changed, rec, nodes, here in zip(found.changed, survey.records, needed, places, strict=True):
         for node in nodes:
             if node.index in changed:
                 continue
@@ -59,11 +60,11 @@ def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
             edit = edit or _in_graph(survey, rec, node)
             if edit is not None:
                 edits[edit] = None
-                changed.update(n.index for n in _covered(rec, edit))
+                changed.update(n.index for n in _covered(here, edit))
     # An edit of one recording holds in the others too.
-    for changed, rec in zip(found.changed, survey.records, strict=True):
+    for changed, here in zip(found.changed, places, strict=True):
         for edit in edits:
-            changed.update(n.index for n in _covered(rec, edit))
+            changed.update(n.index for n in _covered(here, edit))
     # Later calls first: an edit takes its ReLU out of the graph, and those behind it move up.
     found.edits = sorted(edits, key=lambda edit: -edit.ordinal)
     return found
@@ -113,23 +114,24 @@ def _in_graph(survey: Survey, rec: Record, node: Node) -> Edit | None:
     return edit if all(found) else None
 
 
-def _covered(rec: Record, edit: Edit) -> list[Node]:
-    """The nodes of a recording that ``edit`` changes: the same place in every call of its owner."""
+_Places = dict[tuple[object, ...], list[Node]]
 
-    def covers(node: Node) -> bool:
-        if not is_relu(node):
-            return False
-        if edit.form == "module":
-            return node.owner == edit.owner
-        if edit.form == "function":
-            return (node.owner, node.op, node.ordinal) == (edit.owner, edit.target, edit.ordinal)
-        return (
-            len(node.frames) > 1
-            and node.frames[-2].path == edit.owner
-            and (node.owner, node.frames[-1].ordinal) == (edit.target, edit.ordinal)
-        )
 
-    return [n for n in rec.nodes if covers(n)]
+def _places(rec: Record) -> _Places:
+    """The ReLUs of a recording by what an edit can say of them: see :func:`_covered`."""
+    found: _Places = defaultdict(list)
+    for node in filter(is_relu, rec.nodes):
+        found["module", node.owner].append(node)
+        found["function", node.owner, node.op, node.ordinal].append(node)
+        if len(node.frames) > 1:
+            found["call", node.frames[-2].path, node.owner, node.frames[-1].ordinal].append(node)
+    return found
+
+
+def _covered(places: _Places, edit: Edit) -> list[Node]:
+    """The nodes that ``edit`` changes: the same place in every call of its owner."""
+    at = () if edit.form == "module" else (edit.target, edit.ordinal)
+    return places.get((edit.form, edit.owner, *at), [])
 
 
 def _find(graph: fx.Graph, owner: nn.Module, edit: Edit, model: nn.Module) -> fx.Node | None:

@@ -1,0 +1,108 @@
+"""Which names a forward's code can have read: what decides whether two modules trace into the same graph.
+
+Python reads an attribute by a name that stands in the code (``co_names``), unless the code builds the name as
+a string for ``getattr`` and its like. So the names in a forward, in the methods of its class and in the
+functions that it calls bound what it can have asked of its module and of the modules inside.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+from torch import nn
+
+#: Builtins that read attributes by names which need not stand in the code, or that run other code.
+_BY_STRING = {"getattr", "hasattr", "setattr", "delattr", "vars", "dir", "eval", "exec", "compile", "globals",
+              "locals", "__import__"}  # fmt: skip
+#: What every module has, and what reaches modules or tensors inside it without their names.
+_OF_EVERY_MODULE = frozenset(dir(nn.Module)) - {"training", "forward"}
+#: Where functions live that read nothing of a module that they are given but by calling it.
+_LIBRARIES = ("torch", "math", "operator", "itertools", "functools", "typing", "collections")
+#: More code than a forward has: what is longer is not looked at.
+_MOST = 64
+
+
+@cache
+def names_read_by(kind: type[nn.Module]) -> frozenset[str] | None:
+    """Every name in the code that ``kind``'s forward can run, calls of other modules aside.
+
+    Returns:
+        The names; None where the code cannot be followed: decorated or nested functions that hold other
+        objects, names built as strings, attributes caught by ``__getattr__``, walks over everything
+        inside, code that is not Python's.
+    """
+    if kind.__getattr__ is not nn.Module.__getattr__ or "__getattribute__" in _own(kind):
+        return None
+    names: set[str] = set()
+    seen: set[int] = set()
+    todo: list[Any] = [kind.forward]
+    while todo:
+        function = todo.pop()
+        if id(function) in seen:
+            continue
+        seen.add(id(function))
+        if len(seen) > _MOST or not _can_be_followed(function):
+            return None
+        found = set(_names(function.__code__))
+        if found & (_BY_STRING | _OF_EVERY_MODULE):
+            return None
+        names |= found
+        for name in found:
+            further = _code_behind(name, kind, function.__globals__)
+            if further is None:
+                return None
+            todo += further
+    return frozenset(names)
+
+
+def _own(kind: type[nn.Module]) -> set[str]:
+    return {name for c in kind.__mro__ if c not in (nn.Module, object) for name in vars(c)}
+
+
+def _names(code: CodeType) -> list[str]:
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return [*code.co_names, *(name for c in inner for name in _names(c))]
+
+
+def _can_be_followed(function: Any) -> bool:
+    """Whether it is a plain function that holds nothing but its own class, for ``super()``."""
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        return False
+    return set(function.__code__.co_freevars) <= {"__class__"}
+
+
+def _code_behind(name: str, kind: type[nn.Module], scope: dict[str, Any]) -> list[Any] | None:
+    """The functions that ``name`` can mean in a method of ``kind``; None where one cannot be followed."""
+    found: list[Any] = []
+    # Each class's own, since super() reaches those that are overridden.
+    for base in kind.__mro__:
+        attribute = vars(base).get(name) if base not in (nn.Module, object) else None
+        if isinstance(attribute, FunctionType):
+            found.append(attribute)
+        elif isinstance(attribute, property):
+            found.append(attribute.fget)
+        elif attribute is not None and not _is_plain(attribute):
+            return None
+    if name not in scope:
+        return found
+    value = scope[name]
+    if isinstance(value, ModuleType):
+        return found if value.__name__.split(".")[0] in _LIBRARIES else None
+    if _is_plain(value) or _of_a_library(value):
+        return found
+    return [*found, value] if isinstance(value, FunctionType) else None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list | frozenset):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _of_a_library(value: Any) -> bool:
+    if isinstance(value, BuiltinFunctionType):
+        return True
+    module = getattr(value, "__module__", None)
+    return isinstance(module, str) and module.split(".")[0] in (*_LIBRARIES, "builtins")
