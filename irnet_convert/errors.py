@@ -90,6 +90,10 @@ class HubError(IrnetError):
     """A name on the Hugging Face Hub is malformed, or what it names cannot be fetched or uploaded."""
 
 
+class PretrainedError(IrnetError):
+    """A saved model is missing, damaged, altered or asks for what is refused, or a model cannot be saved."""
+
+
 class LaunchError(IrnetError):
     """The processes that were started are not those that were asked for."""
 

@@ -53,31 +53,38 @@ def load_strictly(
         CheckpointError: with the missing and unexpected keys and the shapes that differ.
     """
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    missing = [key for key in own if key not in tensors]
-    unknown = [key for key in tensors if key not in own]
-    problems = [
-        _some("missing keys", missing),
-        _some("unexpected keys", unknown),
-        _some(
-            "other shapes",
-            [
-                f"{key} {tuple(tensors[key].shape)}, not {shape}"
-                for key, shape in own.items()
-                if key in tensors and tuple(tensors[key].shape) != shape
-            ],
-        ),
-    ]
-    if any(problems):
+    problems = differences(own, {key: tuple(value.shape) for key, value in tensors.items()})
+    if problems:
+        unknown = [key for key in tensors if key not in own]
+        missing = own.keys() - tensors.keys()
         hint = f"; {nearest(unknown[0], own)}" if unknown and not missing else ""
         raise CheckpointError(
-            f"{source} is for another model: {'; '.join(filter(None, problems))}",
+            f"{source} is for another model: {'; '.join(problems)}",
             expected=f"exactly the {len(own)} tensors of this {type(model).__name__}",
             mend=mend + hint,
         )
     model.load_state_dict(dict(tensors))
 
 
+def differences(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What keeps tensors of the shapes ``given`` from being loaded where ``own`` are expected, in words."""
+    problems = [
+        _some("missing keys", [key for key in own if key not in given]),
+        _some("unexpected keys", [key for key in given if key not in own]),
+        _some(
+            "other shapes",
+            [
+                f"{key} {given[key]}, not {shape}"
+                for key, shape in own.items()
+                if key in given and given[key] != shape
+            ],
+        ),
+    ]
+    return [each for each in problems if each]
+
+
 def _some(what: str, names: list[str], most: int = 8) -> str:
     """``"missing keys: a, b and 3 more"``, or nothing for no names."""
+    names = [name if len(name) <= 160 else f"{name[:157]}..." for name in names[:most]] + names[most:]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{what}: {', '.join(names[:most])}{more}" if names else ""

@@ -31,22 +31,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert": {"graph", "layers", "policy"},
     "report": {"graph", "layers"},
     "networks": {"weights", "recipe"},
-    "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites", "hub"},
+    "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites", "hub", "durable"},
     "data": {"recipe"},
     "packed": {"binary", "durable", "extras", "graph.example", "layers", "native"},
     "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
               "graph.replay", "durable", "extras", "plain_yaml", "policy", "weights", "hub"},
+    "pretrained": {"layers", "graph", "convert", "report", "networks", "recipe", "packed",
+                   "durable", "plain_yaml", "weights", "hub"},
     "cost": {"native", "layers", "convert", "networks"},
     "coverage": {"layers", "policy", "graph", "convert", "report", "networks", "recipe.inputs"},
     "cli": {"binary", "layers", "policy", "graph", "convert", "report", "networks", "recipe", "data", "train",
-            "packed", "plain_yaml", "weights", "coverage", "cost", "hub"},
+            "packed", "plain_yaml", "weights", "coverage", "cost", "hub", "pretrained"},
 }  # fmt: skip
 
 PUBLIC = {
     "BinaryConv2d", "BinaryLinear", "Decision", "Plan", "Policy", "Recipe", "Rule", "Summary", "binarize",
     "export_onnx", "export_openvino", "finetune", "is_binarized", "load", "load_packed", "pack",
     "param_groups", "plan", "plan_of", "save_packed", "set_progress", "summarize", "to_dense", "IrnetError",
-    "__version__",
+    "__version__", "from_pretrained", "push_to_hub", "save_pretrained",
 }  # fmt: skip
 
 

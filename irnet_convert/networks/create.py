@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -10,13 +11,15 @@ import torchvision
 from pydantic import ValidationError
 from torch import nn
 
-from irnet_convert.errors import ModelError, UnknownNameError, nearest
+from irnet_convert.errors import IrnetError, ModelError, UnknownNameError, nearest
 from irnet_convert.networks import cifar  # noqa: F401  its import registers the CIFAR networks with timm
+from irnet_convert.networks.origin import Origin, images_of_timm, set_origin, timm_config
+from irnet_convert.networks.torchvision_weights import default_weights, images_of_weights, weights_alone
 from irnet_convert.recipe.inputs import ModelSpec
 from irnet_convert.weights import load_strictly, read_safetensors
 
 # These choose weights, which is what `pretrained` and `checkpoint` are for; some would read pickles.
-_RESERVED = frozenset(
+RESERVED = frozenset(
     [
         "pretrained",
         "pretrained_cfg",
@@ -62,7 +65,7 @@ def create_model(spec: ModelSpec | str) -> nn.Module:
     """
     spec = model_spec_of(spec) if isinstance(spec, str) else spec
     library, _, name = spec.name.partition("/")
-    reserved = sorted(_RESERVED & spec.kwargs.keys())
+    reserved = sorted(RESERVED & spec.kwargs.keys())
     if reserved:
         raise ModelError(
             f"model.kwargs of {spec.name} has {', '.join(reserved)}",
@@ -78,15 +81,40 @@ def create_model(spec: ModelSpec | str) -> nn.Module:
             source=f"the checkpoint {spec.checkpoint}",
             mend=f"check {spec.name} and its kwargs (num_classes, head_bn, ...) against the file",
         )
+    set_origin(model, _origin(spec, model))
     return model
+
+
+# What torchvision's factories of these set by themselves where they are given weights.
+_SET_BY_WEIGHTS: dict[str, tuple[str, ...]] = {
+    "googlenet": ("transform_input", "aux_logits"),
+    "inception_v3": ("transform_input", "aux_logits"),
+}
+
+
+def _origin(spec: ModelSpec, model: nn.Module) -> Origin:
+    """What it takes to build ``model`` again, less its weights."""
+    library, _, name = spec.name.partition("/")
+    kwargs, source, images = dict(spec.kwargs), None, images_of_timm(model)
+    if spec.pretrained and library == "timm":
+        hub = timm_config(model).get("hf_hub_id")
+        source = f"hf-hub:{hub}" if hub else spec.name
+    elif spec.pretrained:
+        weights = torchvision.models.get_model_weights(name)["DEFAULT"]
+        source, images = f"torchvision:{weights}", images_of_weights(weights)
+        kwargs |= {key: getattr(model, key) for key in _SET_BY_WEIGHTS.get(name, ())}
+    return Origin(name=spec.name, kwargs=kwargs, source=source, images=images)
 
 
 def _timm(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     if not timm.is_model(name):
         raise _unknown(f"timm/{name}", [f"timm/{each}" for each in timm.list_models()])
-    return _call(
-        f"timm/{name}", lambda: timm.create_model(name, pretrained=pretrained, **kwargs), kwargs, pretrained
-    )
+
+    def make() -> nn.Module:
+        with weights_alone() if pretrained else nullcontext():
+            return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+    return _call(f"timm/{name}", make, kwargs, pretrained)
 
 
 def _torchvision(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
@@ -98,18 +126,21 @@ def _torchvision(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Modu
         kwargs = {**kwargs, "weights_backbone": None}  # its default downloads, even with weights=None
     if not pretrained and name in ("googlenet", "inception_v3"):
         kwargs.setdefault("init_weights", True)  # what leaving it out means, less the warning
-    weights = "DEFAULT" if pretrained else None
-    return _call(
-        f"torchvision/{name}",
-        lambda: torchvision.models.get_model(name, weights=weights, **kwargs),
-        kwargs,
-        pretrained,
-    )
+
+    def make() -> nn.Module:
+        if not pretrained:
+            return torchvision.models.get_model(name, weights=None, **kwargs)
+        with weights_alone():
+            return torchvision.models.get_model(name, weights=default_weights(name), **kwargs)
+
+    return _call(f"torchvision/{name}", make, kwargs, pretrained)
 
 
 def _call(name: str, factory: Any, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
     try:
         return factory()
+    except IrnetError:
+        raise
     except Exception as error:  # a library's factory may raise anything at all for arguments it dislikes
         raise ModelError(
             f"{name} with kwargs {kwargs}{' and pretrained: true' if pretrained else ''}: "
