@@ -4,6 +4,7 @@ from irnet_convert.recipe.find import FoundRecipe, bundled_recipes, find_recipe
 from irnet_convert.recipe.inputs import CropSpec, DataSpec, MixupSpec, ModelSpec, TransformSpec
 from irnet_convert.recipe.schema import Recipe
 from irnet_convert.recipe.training import (
+    BatchNormSpec,
     CheckpointSpec,
     DistillSpec,
     EdeSpec,
@@ -17,6 +18,7 @@ from irnet_convert.recipe.training import (
 )
 
 __all__ = [
+    "BatchNormSpec",
     "CheckpointSpec",
     "CropSpec",
     "DataSpec",

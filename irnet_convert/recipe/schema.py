@@ -17,6 +17,7 @@ from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.recipe.read import not_a_mapping, read_recipe
 from irnet_convert.recipe.stages import is_inherited, with_stages_filled
 from irnet_convert.recipe.training import (
+    BatchNormSpec,
     CheckpointSpec,
     DistillSpec,
     EdeSpec,
@@ -57,6 +58,8 @@ class Recipe(Block):
         transforms: images → tensors.
         mixup: mixup, cutmix and label smoothing, or null.
         ema: moving average of the weights, or null.
+        reestimate_bn: BatchNorm's statistics computed anew before the network is judged, or null. With
+            ``ema``, whose statistics are nobody's, it is done in every epoch unless null says not to.
         epochs: passes over the training data; with ``stages``, theirs together, and may be left out.
         stages: of the training, one after the other; none is one stage that the recipe's own blocks describe.
         batch_size: GLOBAL batch: all processes and accumulation steps together.
@@ -88,6 +91,7 @@ class Recipe(Block):
     transforms: TransformSpec = TransformSpec()
     mixup: MixupSpec | None = None
     ema: EmaSpec | None = None
+    reestimate_bn: BatchNormSpec | None = None
     epochs: Count
     stages: tuple[StageSpec, ...] = ()
     batch_size: Count = 128
@@ -196,7 +200,10 @@ class Recipe(Block):
     @model_validator(mode="before")
     @classmethod
     def _inheritance(cls, data: Any) -> Any:
-        return with_stages_filled(data) if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        averaged = data.get("ema") is not None and "reestimate_bn" not in data
+        return with_stages_filled({**data, "reestimate_bn": {"when": "epoch"}} if averaged else data)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

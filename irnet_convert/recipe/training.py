@@ -27,6 +27,18 @@ class EmaSpec(Block):
     warmup: bool = False
 
 
+class BatchNormSpec(Block):
+    """BatchNorm's statistics computed anew before the network is judged.
+
+    Attributes:
+        batches: of training images for each process, of the epoch's at most.
+        when: before the judgement of every ``epoch``, or at the ``end`` of the run alone.
+    """
+
+    batches: Count = 50
+    when: Literal["epoch", "end"] = "end"
+
+
 class OptimizerSpec(Block):
     """An optimizer of ``timm.optim`` over the groups of ``param_groups``.
 

@@ -13,7 +13,6 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
-from timm.utils.distributed import distribute_bn
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from irnet_convert.layers import binary_layers, set_binarized, set_progress
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.dynamics import packed_signs
 from irnet_convert.train.evaluate import evaluate_unless, reduced
+from irnet_convert.train.judge import judge
 from irnet_convert.train.notfinite import gradient_norm, last_good, locate, not_finite
 from irnet_convert.train.objective import Objective
 from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule
@@ -260,11 +260,7 @@ class Trainer:
         return not_finite(where, losses, place, last_good(self.run_dir / CHECKPOINTS))
 
     def _finish_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
-        if self.accelerator.num_processes > 1:
-            # Each process has seen other batches: the main process's statistics are those that are saved.
-            for model in dict.fromkeys((self.student, self.judged)):
-                distribute_bn(model, self.accelerator.num_processes, reduce=False)
-        judgement = self.evaluate(self.judged, stop)
+        judgement = judge(self, stop)
         if judgement is None:
             self._save_and_leave(log, stop)  # the epoch's steps are done; what resumes evaluates first
         self.metrics["after"] = judgement

@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from accelerate import Accelerator
 from children import Orders, start, world_of
-from conftest import TINY
+from conftest import RESNET, TINY
 
+from irnet_convert.data import make_loaders
+from irnet_convert.recipe import Recipe
+from irnet_convert.train import load
+from irnet_convert.train.batchnorm import reestimate_unless
 from irnet_convert.train.checkpoint import list_checkpoints
 
 
-def run_two(folder: Path, *orders: dict[str, Any]) -> list[tuple[int, str]]:
+def run_two(folder: Path, *orders: dict[str, Any], recipe: dict[str, Any] = TINY) -> list[tuple[int, str]]:
     """Exit status and words of the two processes of a run in ``folder/run``."""
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
     arguments, run_dir = (str(folder / "tiny.yaml"), f"output={folder / 'run'}"), folder / "run"
     saids = [folder / f"{rank}.txt" for rank in range(2)]
     children = [
@@ -45,3 +51,22 @@ def test_a_disk_that_is_full_for_the_main_process_ends_both(tmp_path: Path) -> N
         assert "step-000000008 could not be written (File too large)" in said
         assert "Traceback" not in said
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000000004"]
+
+
+def test_statistics_computed_anew_are_the_mean_over_both(tmp_path: Path) -> None:
+    recipe = {**TINY, "model": RESNET, "epochs": 1, "reestimate_bn": {"batches": 2}}
+    for code, said in run_two(tmp_path, {}, {}, recipe=recipe):
+        assert code == 0, said
+    resolved, found = Recipe.load(tmp_path / "run" / "recipe.yaml"), load(tmp_path / "run")
+    sums: dict[str, torch.Tensor] = {}
+    for index in range(2):
+        loaders, model = make_loaders(resolved, processes=2, process_index=index), load(tmp_path / "run")
+        batches = [images for images, _ in loaders.train][:2]
+        assert len(batches[0]) == 4
+        reestimate_unless(lambda: False, model, batches, Accelerator(cpu=True))
+        for name, value in model.named_buffers():
+            sums[name] = sums.get(name, torch.zeros(())) + value
+    assert "bn1.running_var" in sums
+    for name, value in found.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(value, sums[name] / 2)
