@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from irnet_convert.cli import conversion, coverage, deployment, training
+from irnet_convert.cli import conversion, coverage, deployment, recipes, share, training
 from irnet_convert.cli.benches import bench_app
 from irnet_convert.errors import IrnetError
 
@@ -18,7 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-recipe_app = typer.Typer(help="Recipes: one YAML file a run.", no_args_is_help=True)
+recipe_app = typer.Typer(
+    help="Recipes: one YAML file a run; bundled, your own, or shared on the Hugging Face Hub.",
+    no_args_is_help=True,
+)
 
 app.command("plan")(conversion.plan)
 app.command("summarize")(conversion.summarize)
@@ -29,8 +32,12 @@ app.command("plot")(training.plot)
 app.command("pack")(deployment.pack)
 app.add_typer(bench_app, name="bench")
 app.add_typer(recipe_app, name="recipe")
-recipe_app.command("list")(training.recipe_list)
-recipe_app.command("show")(training.recipe_show)
+recipe_app.command("list")(recipes.recipe_list)
+recipe_app.command("show")(recipes.recipe_show)
+recipe_app.command("validate")(recipes.validate)
+recipe_app.command("diff")(recipes.diff)
+recipe_app.command("push")(share.push)
+recipe_app.command("pull")(share.pull)
 
 
 def main() -> None:

@@ -31,6 +31,18 @@ InputSize = Annotated[
         "--input-size", help="Shape of the example input, as in 1x3x32x32. Default: the model's own."
     ),
 ]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        help="A bundled recipe's name, a YAML file, or a name on the Hugging Face Hub: org/name[@revision], "
+        "hf://org/name[@revision]/FILE.",
+        metavar="RECIPE",
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Take what lies on the Hub from the cache, as HF_HUB_OFFLINE=1 does."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Overrides = Annotated[
     list[str] | None,

@@ -1,31 +1,33 @@
-"""Commands that train and evaluate by recipes: train, eval, plot, recipe list, recipe show."""
+"""Commands that train and evaluate by recipes: train, eval, plot."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from irnet_convert.cli.options import AsJson, Overrides, out
+from irnet_convert.cli.options import AsJson, Offline, Overrides, RecipeName, out
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name or a YAML file.", metavar="RECIPE")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Train what RECIPE says, in one process: build, binarize, fine-tune, evaluate, keep.
 
     For several processes or machines: `accelerate launch -m irnet_convert.train RECIPE [KEY=VALUE]...`
 
-    Examples: `irnet-convert train digits_teacher`, `irnet-convert train my.yaml epochs=2 output=runs/short`
+    Examples: `irnet-convert train digits_teacher`, `irnet-convert train my.yaml epochs=2 output=runs/short`,
+    `irnet-convert train org/name@v1`
     """
     from irnet_convert.train.__main__ import main as train_main
 
-    code = train_main([recipe, *(overrides or []), *(["--resume"] if resume else [])])
+    flags = [*(["--resume"] if resume else []), *(["--offline"] if offline else [])]
+    code = train_main([recipe, *(overrides or []), *flags])
     raise typer.Exit(code)
 
 
@@ -99,29 +101,3 @@ def plot(
 
     for path in plot_run(run_dir, output):
         print(path)
-
-
-def recipe_list() -> None:
-    """List the recipes that ship with the package."""
-    from rich.table import Table
-
-    from irnet_convert.recipe import Recipe, bundled_recipes
-
-    table = Table()
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it does", overflow="fold")
-    for name, path in bundled_recipes().items():
-        table.add_row(name, Recipe.load(path).description)
-    out.print(table)
-
-
-def recipe_show(
-    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name or a YAML file.", metavar="RECIPE")],
-    overrides: Overrides = None,
-) -> None:
-    """Print a recipe with every key resolved."""
-    from irnet_convert.recipe import Recipe, find_recipe
-
-    found = find_recipe(recipe)
-    print(f"# {found}", file=sys.stderr)
-    print(Recipe.load(found.path, overrides or []).to_yaml(), end="")

@@ -5,7 +5,8 @@ A name is parsed, its revision resolved to a commit once, and every file fetched
     name = parse_name("hf://org/name@v1/recipe.yaml")    # or "org/name", "org/name@v1"
     found = resolve(name)                                # HubError: missing, gated, offline, ...
     path = fetch(found, name.path or "recipe.yaml", max_bytes=256 * 1024)
-    done = upload("org/name", {"recipe.yaml": b"..."}, message="Upload a recipe")
+    readme = card("# A recipe", name="mine", tags=["recipe"])
+    done = upload("org/name", {"recipe.yaml": b"...", "README.md": readme}, message="Upload a recipe")
 
 ``found.commit`` is what to write down, ``found.files`` maps every file of that commit to its size in bytes,
 and ``str(found.at("recipe.yaml"))`` names a file for people and for provenance. Tokens, the endpoint and the
@@ -19,14 +20,17 @@ came back and how to mend it; what else these functions raise is a defect. Names
 file from the Hub mentions.
 """
 
+from irnet_convert.hub.card import Measured, card
 from irnet_convert.hub.client import Resolved, check_tag, fetch, go_offline, is_offline, resolve
 from irnet_convert.hub.names import HubName, check_file_name, parse_name
 from irnet_convert.hub.publish import Uploaded, upload
 
 __all__ = [
     "HubName",
+    "Measured",
     "Resolved",
     "Uploaded",
+    "card",
     "check_file_name",
     "check_tag",
     "fetch",

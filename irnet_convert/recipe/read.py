@@ -58,8 +58,9 @@ def merge(base: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in above.items():
         below = merged.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(below, value) if both else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = merge(below, value)
+        merged[key] = value
     return merged
 
 
@@ -76,7 +77,7 @@ def _read(found: FoundRecipe, above: tuple[FoundRecipe, ...], offline: bool | No
     if not isinstance(data, dict):
         raise not_a_mapping(found.where, data)
     if found.kind == "hub":
-        _check_paths(data, found)
+        check_paths(data, found.where)
     base = data.pop("extends", None)
     if base is None:
         return ReadRecipe(found=found, text=text, data=data)
@@ -162,8 +163,16 @@ def _check_pinned(name: hub.HubName, found: FoundRecipe) -> None:
         )
 
 
-def _check_paths(data: Mapping[str, Any], found: FoundRecipe) -> None:
-    """A recipe from the Hub reads and writes below the current directory, if anywhere."""
+def check_paths(data: Mapping[str, Any], where: str) -> None:
+    """A recipe on the Hub reads and writes below the current directory, if anywhere.
+
+    Args:
+        data: as its file says it.
+        where: what to call it in an error.
+
+    Raises:
+        RecipeError: it names a path outside.
+    """
     for keys in _PATHS:
         value: Any = data
         for key in keys:
@@ -171,9 +180,9 @@ def _check_paths(data: Mapping[str, Any], found: FoundRecipe) -> None:
         if isinstance(value, str) and leaves(value):
             key = ".".join(keys)
             raise RecipeError(
-                f"{found.where}: {key} is {value[:200]!r}, outside the current directory",
-                expected="a relative path in a recipe from the Hub",
-                mend=f"pull a copy (irnet-convert recipe pull) and set {key} in it",
+                f"{where}: {key} is {value[:200]!r}, outside the current directory",
+                expected="a relative path in a recipe on the Hub",
+                mend=f"leave {key} out there; who trains it sets it in a copy (irnet-convert recipe pull)",
             )
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from accelerate.state import PartialState
 
 from irnet_convert.errors import IrnetError
-from irnet_convert.recipe import find_recipe
-from irnet_convert.train.run import Result, finetune
+from irnet_convert.hub import go_offline
+from irnet_convert.train.run import Result, train_taken
+from irnet_convert.train.taken import take
 
 DESCRIPTION = """\
 Train what a recipe says: build the network, binarize it, fine-tune it (with a teacher if the recipe has
@@ -24,9 +25,12 @@ examples:
   two processes:    accelerate launch --multi_gpu --num_processes 2 -m irnet_convert.train digits
                     (--multi_gpu on a CPU too: there, Accelerate's --cpu starts only one process)
   go on:            python -m irnet_convert.train digits output=runs/short --resume
+  from the Hub:     python -m irnet_convert.train org/name@v1
+                    python -m irnet_convert.train hf://org/name@v1/other.yaml
   look at it:       irnet-convert eval runs/short
 
-RECIPE is the name of a bundled recipe or the path of a YAML file; docs/recipes.md lists every key.
+RECIPE is the name of a bundled recipe, the path of a YAML file or a name on the Hugging Face Hub, looked
+for in that order; docs/recipes.md lists every key, docs/hub.md says how to publish one.
 Ctrl-C and SIGTERM save a checkpoint at the end of the step and leave."""
 
 
@@ -38,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_intermixed_args(arguments)
     try:
-        found = find_recipe(options.recipe)
+        if options.offline:
+            go_offline()
+        taken = take(options.recipe, options.overrides)
         if os.environ.get("RANK", "0") == "0":  # set by launchers; there is no Accelerator yet
-            print(f"Recipe: {found}", flush=True)
-        # Resolved: a file named like a bundled recipe and reached by ./NAME stays that file.
-        result = finetune(found.path.resolve(), overrides=options.overrides, resume=options.resume)
+            print("Recipe:", "\n  extends ".join(map(str, taken.found)), flush=True)
+        result = train_taken(taken, resume=options.resume)
         if os.environ.get("RANK", "0") == "0":
             print(describe(result), flush=True)
     except IrnetError as error:
@@ -74,11 +79,20 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe's name or a YAML file")
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a bundled recipe's name, a YAML file, or org/name[@revision]",
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="set a recipe's key, as in optimizer.lr=1e-3"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest whole checkpoint")
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="take what lies on the Hub from the cache",
+    )
     return parser
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import broadcast_object_list
 
-from irnet_convert.errors import LaunchError, RecipeError
+from irnet_convert.errors import IrnetError, LaunchError, RecipeError
+
+_T = TypeVar("_T")
 
 # What the recipe's precision means to Accelerate; fp64 is plain arithmetic on a float64 model.
 MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -20,6 +25,29 @@ def on_cpu() -> bool:
     """Whether this run uses the CPU: asked for by Accelerate's variable, or nothing else is there."""
     asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return asked or not torch.accelerator.is_available()
+
+
+def in_main_process(call: Callable[[], _T]) -> _T:
+    """``call()`` in the main process alone; what it returns, or raises, in all of them.
+
+    Raises:
+        IrnetError: as ``call`` does.
+        LaunchError: there should be other processes, and nothing says where.
+    """
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        return call()
+    _refuse_half_launched()
+    state = PartialState(cpu=on_cpu())
+    box: list[Any] = [None]
+    if state.is_main_process:
+        try:
+            box = [call()]
+        except IrnetError as error:
+            box = [error]
+    broadcast_object_list(box)
+    if isinstance(box[0], IrnetError):
+        raise box[0]
+    return box[0]
 
 
 def make_accelerator(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from irnet_convert.recipe import Recipe, find_recipe
+from irnet_convert.recipe import Recipe
 
 _PACKAGES = (
     "irnet-convert", "torch", "torchvision", "timm", "accelerate", "datasets", "safetensors", "numpy",
@@ -27,30 +26,26 @@ class Given:
     """A recipe as it was handed over, before its defaults were filled in.
 
     Args:
-        file: where it was read from; None for a recipe made in Python.
+        file: where it was read from, ``hf://org/name@COMMIT/FILE`` for the Hub; None for a recipe made in
+            Python.
         text: the file's content.
         overrides: in the order given.
+        revision: of a recipe on the Hub, the branch or tag that was asked for.
+        extends: what it extends, the nearest first, as ``file``.
     """
 
     file: str | None = None
     text: bytes | None = None
     overrides: tuple[str, ...] = ()
+    revision: str | None = None
+    extends: tuple[str, ...] = ()
 
-
-def given(recipe: Recipe | str | Path, overrides: Iterable[str]) -> Given:
-    """What ``finetune`` was handed.
-
-    Raises:
-        IrnetError: there is no such recipe.
-    """
-    if isinstance(recipe, Recipe):
-        return Given(overrides=tuple(overrides))
-    path = find_recipe(recipe).path
-    try:
-        text = path.read_bytes()
-    except OSError:  # reading it as a recipe says what is wrong
-        text = None
-    return Given(file=str(path), text=text, overrides=tuple(overrides))
+    def to_dict(self) -> dict[str, Any]:
+        """All but the text, as plain data; what there is nothing to say of is left out."""
+        said: dict[str, Any] = {"file": self.file, "overrides": list(self.overrides)}
+        if self.revision is not None:
+            said["revision"] = self.revision
+        return said | ({"extends": list(self.extends)} if self.extends else {})
 
 
 def environment(accelerator: Accelerator, recipe: Recipe, how: Given, data: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +72,7 @@ def environment(accelerator: Accelerator, recipe: Recipe, how: Given, data: dict
         "distributed": accelerator.distributed_type.value,
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
-        "recipe": {"file": how.file, "overrides": list(how.overrides)},
+        "recipe": how.to_dict(),
         "data": data,
         # The code's own, and that of the place where it was started: recipes, notes, a fork of both.
         "git": {"irnet_convert": commit_of(Path(__file__)), "directory": commit_of(Path.cwd())},

@@ -17,14 +17,13 @@ from irnet_convert.convert import binarize, plan_of
 from irnet_convert.data import make_loaders
 from irnet_convert.data.revision import describe_data
 from irnet_convert.errors import RecipeError
+from irnet_convert.hub import go_offline
 from irnet_convert.networks import create_model
 from irnet_convert.recipe import Recipe
-from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.train.checkpoint import encode_tensors, newest_whole, set_aside_after
 from irnet_convert.train.evaluate import check_classifier
 from irnet_convert.train.launch import make_accelerator
 from irnet_convert.train.loop import Trainer
-from irnet_convert.train.provenance import given
 from irnet_convert.train.rundir import (
     CHECKPOINTS,
     LOG,
@@ -36,6 +35,7 @@ from irnet_convert.train.rundir import (
 from irnet_convert.train.signals import StopSignal, leave
 from irnet_convert.train.snapshot import restore
 from irnet_convert.train.start import make_ready
+from irnet_convert.train.taken import TakenRecipe, take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,13 @@ class Result:
     resumed_from: Path | None = None
 
 
-def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resume: bool = False) -> Result:
+def finetune(
+    recipe: Recipe | str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    resume: bool = False,
+    offline: bool | None = None,
+) -> Result:
     """Train what a recipe says: teacher, conversion, data, steps, evaluation, checkpoints.
 
     Run it in one process, or in each of the processes that ``accelerate launch`` starts. A recipe with
@@ -69,9 +75,11 @@ def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resu
     ``random``, NumPy and PyTorch are seeded from the recipe.
 
     Args:
-        recipe: a recipe, the name of a bundled one, or a path.
+        recipe: a recipe, the name of a bundled one, a path, or a name on the Hub (``org/name@v1``).
         overrides: ``"key.sub=value"`` strings.
         resume: go on from the newest whole checkpoint in the recipe's run directory.
+        offline: use huggingface_hub's cache alone, from here on in this process; None leaves that to
+            ``HF_HUB_OFFLINE``.
 
     Returns:
         Where everything lies and what was reached.
@@ -82,8 +90,14 @@ def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resu
         TrainingError: the loss is not finite.
         KeyboardInterrupt: after SIGINT, SystemExit after SIGTERM: a checkpoint has been saved.
     """
-    overrides = tuple(overrides)
-    how, recipe = given(recipe, overrides), resolve(recipe, overrides)
+    if offline:
+        go_offline()
+    return train_taken(take(recipe, overrides), resume=resume)
+
+
+def train_taken(taken: TakenRecipe, *, resume: bool = False) -> Result:
+    """``finetune``, for a recipe that has been taken already."""
+    recipe = taken.recipe
     run_dir = recipe.run_dir
     check_run_dir(run_dir, recipe, resume=resume)
     trackers = [name for name in recipe.tracking if name != "jsonl"]
@@ -120,7 +134,7 @@ def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resu
         recipe,
         plan,
         accelerator,
-        given=how,
+        given=taken.given,
         data=describe_data(recipe.data, loaders) if accelerator.is_main_process else None,
         resume=resume,
     )
@@ -132,14 +146,6 @@ def finetune(recipe: Recipe | str | Path, *, overrides: Iterable[str] = (), resu
             _evaluate_start(trainer, log, stop)
         trainer.fit(log, stop)
     return _finish(trainer, log, resumed_from)
-
-
-def resolve(recipe: Recipe | str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """A recipe from a name, a path or another recipe, with overrides."""
-    if isinstance(recipe, Recipe):
-        overrides = list(overrides)
-        return Recipe.from_dict(apply_overrides(recipe.to_dict(), overrides)) if overrides else recipe
-    return Recipe.load(recipe, overrides)
 
 
 def build_networks(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:

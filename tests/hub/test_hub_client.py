@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import environment
+from hub_client import environment
 from hub_server import MEMBER, TOKEN, FakeHub
 
 from irnet_convert.errors import HubError
@@ -110,7 +110,7 @@ def test_two_processes_download_at_once(hub: FakeHub, tmp_path: Path) -> None:
     children = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code],
-            env={**os.environ, **environment(hub, home)},
+            env={**os.environ, **environment(hub.endpoint, home)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -52,7 +52,7 @@ def test_everything_lies_beside_the_result(
     assert Recipe.load(run_dir / "recipe.yaml") == Recipe.load(repository / "recipe.yaml", overrides)
     found = json.loads((run_dir / "environment.json").read_text())
     assert found["seed"] == 7
-    assert found["recipe"] == {"file": "recipe.yaml", "overrides": overrides}
+    assert found["recipe"] == {"file": str(repository / "recipe.yaml"), "overrides": overrides}
     assert found["versions"]["torch"] == metadata.version("torch")
     assert found["versions"]["irnet-convert"] == metadata.version("irnet-convert")
     assert found["threads"] == 1
