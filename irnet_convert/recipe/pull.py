@@ -31,7 +31,7 @@ def pull(repo: hub.Resolved, folder: Path, *, force: bool = False) -> list[Path]
         HubError: a file's name is not safe on every system, a file is too large, or cannot be fetched.
         RecipeError: there is nothing to pull, too much of it, or something stands in the way.
     """
-    names = sorted(name for name in repo.files if name.endswith(SUFFIXES) and not name.startswith("."))
+    names = sorted(name for name in repo.files if name.endswith(SUFFIXES) and not _hidden(name))
     if not 0 < len(names) <= MAX_FILES:
         raise RecipeError(
             f"{repo.at()} has {len(names)} files that belong to a recipe ({', '.join(SUFFIXES)})",
@@ -48,6 +48,11 @@ def pull(repo: hub.Resolved, folder: Path, *, force: bool = False) -> list[Path]
     for target, content in contents.items():
         _write(target, content)
     return list(contents)
+
+
+def _hidden(name: str) -> bool:
+    """Whether a name belongs to tools, as ``.github/x.yml`` does: such files stay where they are."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def _check_apart(names: list[str]) -> None:
