@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 
 from irnet_convert.errors import IrnetError, ModelError, PretrainedError
@@ -39,7 +40,7 @@ def construct(name: str, origin: Origin, plan: Plan | None, dtype: str) -> nn.Mo
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    """What ``make`` makes, on the meta device; on the CPU where a constructor reads values of tensors.
+    """What ``make`` makes, parameters on the meta device, and everything else too where that is possible.
 
     Raises:
         IrnetError: of ``make``.
@@ -49,7 +50,8 @@ def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
             with torch.device("meta"):
                 return make()
         except ModelError:  # torchvision's RegNet computes its widths with tensors
-            return make()
+            with init_empty_weights():
+                return make()
 
 
 @contextmanager
@@ -84,7 +86,7 @@ def build(config: Config, stored: Stored, where: str) -> nn.Module:
             check_fits(trial, stored, where)
             check_states(trial, config.binary_layers)
             with quiet():
-                return make() if _is_meta(trial) else trial
+                return make()
         except IrnetError:
             raise
         except Exception as error:  # data that passed the schema may still break what was never meant for it
@@ -123,7 +125,3 @@ def check_fits(model: nn.Module, stored: Stored, where: str) -> None:
             expected=f"exactly the {len(own)} tensors of this {type(model).__name__}",
             mend="use a model that irnet_convert.save_pretrained wrote; this one was altered",
         )
-
-
-def _is_meta(model: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))

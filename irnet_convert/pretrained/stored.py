@@ -49,10 +49,12 @@ class Stored:
 
     Attributes:
         paths: file name → where it lies.
+        files: file name → its size and hash, as config.json says.
         entries: state-dict key → dtype, shape and file.
     """
 
     paths: Mapping[str, Path]
+    files: Mapping[str, FileData]
     entries: Mapping[str, Entry]
 
     @property
@@ -61,13 +63,14 @@ class Stored:
         return sum(prod(entry.shape) for entry in self.entries.values())
 
     def read(self) -> dict[str, Tensor]:
-        """All tensors, on the CPU.
+        """All tensors, on the CPU, once the hashes of the files are found right.
 
         Raises:
-            PretrainedError: a file cannot be read any more.
+            PretrainedError: a file was altered, or cannot be read any more.
         """
         found: dict[str, Tensor] = {}
         for name, path in self.paths.items():
+            _check_hash(path, name, self.files[name])
             try:
                 found.update(load_file(path))
             except (SafetensorError, OSError, KeyError) as error:
@@ -76,7 +79,7 @@ class Stored:
 
 
 def open_weights(files: Mapping[str, FileData], get: Callable[[str], Path]) -> Stored:
-    """Find and check the weights: names, sizes, hashes, headers. No tensor is read.
+    """Find and check the weights: names, sizes, headers. No tensor is read, and nothing as large as one.
 
     Args:
         files: of the config: the files that belong to the model.
@@ -88,7 +91,7 @@ def open_weights(files: Mapping[str, FileData], get: Callable[[str], Path]) -> S
     names = _weight_files(files)
     paths = {name: get(name) for name in [*([INDEX] if len(names) > 1 or INDEX in files else []), *names]}
     for name, path in paths.items():
-        check_file(path, name, files[name])
+        _check_size(path, name, files[name])
     entries: dict[str, Entry] = {}
     for name in names:
         for key, entry in read_header(paths[name], name).items():
@@ -96,8 +99,8 @@ def open_weights(files: Mapping[str, FileData], get: Callable[[str], Path]) -> S
                 raise _damaged(name, f"holds {key[:80]!r}, which {entries[key].file} holds too")
             entries[key] = entry
     if INDEX in paths:
-        _check_index(paths.pop(INDEX), entries)
-    return Stored(paths=paths, entries=entries)
+        _check_index(paths.pop(INDEX), files[INDEX], entries)
+    return Stored(paths=paths, files=files, entries=entries)
 
 
 def _weight_files(files: Mapping[str, FileData]) -> list[str]:
@@ -129,21 +132,20 @@ def describe_file(path: Path) -> dict[str, int | str]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def check_file(path: Path, name: str, expected: FileData) -> None:
-    """Hold a file's size and SHA-256 against what config.json says.
-
-    Raises:
-        PretrainedError: it is missing or another one.
-    """
+def _check_size(path: Path, name: str, expected: FileData) -> None:
     try:
         size = path.stat().st_size
-        if not path.is_file() or size != expected.size:
-            raise _damaged(name, f"has {size:,} bytes", f"the {expected.size:,} that config.json says")
+    except OSError as error:
+        raise _damaged(name, f"cannot be read: {error.strerror or error}") from error
+    if not path.is_file() or size != expected.size:
+        raise _damaged(name, f"has {size:,} bytes", f"the {expected.size:,} that config.json says")
+
+
+def _check_hash(path: Path, name: str, expected: FileData) -> None:
+    try:
         digest = str(describe_file(path)["sha256"])
     except OSError as error:
-        raise PretrainedError(
-            f"{name} cannot be read: {error.strerror or error}", expected=f"the file {path}", mend=_MEND
-        ) from error
+        raise _damaged(name, f"cannot be read: {error.strerror or error}") from error
     if digest != expected.sha256:
         raise _damaged(
             name, f"has the SHA-256 {digest[:16]}...", f"{expected.sha256[:16]}..., as config.json says"
@@ -174,10 +176,11 @@ def read_header(path: Path, name: str) -> dict[str, Entry]:
     }
 
 
-def _check_index(path: Path, entries: Mapping[str, Entry]) -> None:
+def _check_index(path: Path, file: FileData, entries: Mapping[str, Entry]) -> None:
     """The index must say of every tensor in which shard it lies, and nothing else."""
-    if path.stat().st_size > MAX_HEADER:
-        raise _damaged(INDEX, f"has {path.stat().st_size:,} bytes", f"at most {MAX_HEADER:,}")
+    if file.size > MAX_HEADER:
+        raise _damaged(INDEX, f"has {file.size:,} bytes", f"at most {MAX_HEADER:,}")
+    _check_hash(path, INDEX, file)
     try:
         data: Any = json.loads(path.read_bytes())
         places = data["weight_map"]
