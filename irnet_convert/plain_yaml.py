@@ -16,7 +16,11 @@ from irnet_convert.errors import RecipeError
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
-MAX_ALIASES = 20  # n aliases can multiply a file's size by e^(n/e) at most, here about 1,600
+MAX_ALIASES = 20  # n aliases can multiply a file's size by e^(n/e) at most, here about 1,600: hence
+MAX_NODES = 10_000  # of the document, and of what its aliases and merges make of it; PyYAML is slow
+MAX_ITEMS = 2_000  # of one list or mapping
+MAX_TEXT = 10_000  # characters of one string
+MAX_BITS = 1_023  # of an integer: every one becomes a float
 
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
@@ -34,12 +38,18 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self._depth = 0
         self._aliases = 0
+        self._nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             self._aliases += 1
+        self._nodes += 1
         self._depth += 1
+        if self._nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {MAX_NODES:,} values", problem_mark=event.start_mark
+            )
         if self._aliases > MAX_ALIASES:
             raise yaml.MarkedYAMLError(
                 problem=f"more than {MAX_ALIASES} aliases", problem_mark=event.start_mark
@@ -63,9 +73,17 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
 
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)  # which calls this for every mapping that is merged in
+        self._nodes += len(node.value)
+        if self._nodes > 3 * MAX_NODES:
+            raise yaml.MarkedYAMLError(problem="merges (<<) of too many keys", problem_mark=node.start_mark)
+
     def construct_core_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)
         try:
+            if len(text) > MAX_BITS:
+                raise ValueError("too long")
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text, 10)
         except ValueError as error:
             raise yaml.MarkedYAMLError(problem="not an integer", problem_mark=node.start_mark) from error
@@ -99,8 +117,8 @@ def load_yaml(text: str | bytes, *, source: str) -> Any:
         source: what to call it in an error (a path, an override).
 
     Raises:
-        RecipeError: it is too large, too deep, not YAML, has a key twice, more than 20 aliases,
-            or holds something that is not plain data.
+        RecipeError: it is too large or too deep, has too many values or aliases, is not YAML, has a key
+            twice, or holds something that is not plain data.
     """
     size = len(text.encode(errors="replace") if isinstance(text, str) else text)
     if size > MAX_BYTES:
@@ -124,33 +142,55 @@ def dump_yaml(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=100)
 
 
-def check_plain(value: Any, *, source: str, path: str = "", depth: int = 0) -> None:
-    """Refuse what is not plain data: other types, keys that are not strings, NaN and infinities.
+def check_plain(value: Any, *, source: str) -> None:
+    """Refuse what is not plain data, or is more of it than anybody writes by hand.
+
+    Plain are mappings with strings as keys, lists, strings, finite numbers, booleans and null.
+    What stands in several places (an alias) counts in each.
 
     Raises:
         RecipeError: with the path of the first such value.
     """
+    _check(value, source, "", 0, [0])
+
+
+def _check(value: Any, source: str, path: str, depth: int, count: list[int]) -> None:
+    count[0] += 1
+    if count[0] > MAX_NODES:
+        raise _not_plain(source, "", f"of more than {MAX_NODES:,} values", "a recipe's few")
     if depth > MAX_DEPTH:
         raise _not_plain(source, path, "nested too deep, or inside itself", f"at most {MAX_DEPTH} levels")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
+    if isinstance(value, dict | list | tuple):
+        if len(value) > MAX_ITEMS:
+            raise _not_plain(source, path, f"of {len(value):,} items", f"at most {MAX_ITEMS:,}")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict) and not isinstance(key, str):
                 raise _not_plain(source, path, f"a mapping with the key {key!r}", "keys that are strings")
-            check_plain(item, source=source, path=f"{path}.{key}".lstrip("."), depth=depth + 1)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            check_plain(item, source=source, path=f"{path}.{number}".lstrip("."), depth=depth + 1)
+            if isinstance(key, str):
+                _check_text(key, source, path)
+            _check(item, source, f"{path}.{key}".lstrip("."), depth + 1, count)
+    elif isinstance(value, str):
+        _check_text(value, source, path)
     elif isinstance(value, float) and not math.isfinite(value):
         raise _not_plain(source, path, repr(value), "a finite number")
-    elif value is not None and not isinstance(value, bool | int | float | str):
+    elif isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise _not_plain(source, path, "an integer of hundreds of digits", "a number")
+    elif value is not None and not isinstance(value, bool | int | float):
         raise _not_plain(
             source, path, f"a {type(value).__name__}", "a mapping, list, string, number, boolean or null"
         )
 
 
+def _check_text(text: str, source: str, path: str) -> None:
+    if len(text) > MAX_TEXT:
+        raise _not_plain(source, path, f"a string of {len(text):,} characters", f"at most {MAX_TEXT:,}")
+
+
 def _not_plain(source: str, path: str, found: str, expected: str) -> RecipeError:
     return RecipeError(
-        f"{source}: {path or 'the document'} is {found}", expected=expected, mend="write it as plain data"
+        f"{source}: {path[:300] or 'the document'} is {found}",
+        expected=expected,
+        mend="write it as plain data",
     )
 
 

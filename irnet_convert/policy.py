@@ -10,20 +10,16 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import regex
+from typing import Any, ClassVar
 
 from irnet_convert.binary import METHODS
 from irnet_convert.errors import PolicyError, RecipeError, UnknownNameError, nearest
+from irnet_convert.patterns import MAX_LENGTH, SECONDS, Patience, problem_of
 from irnet_convert.plain_yaml import dump_yaml, load_yaml
 
 ACTIONS = ("keep", "binarize")
 POSITIONS = ("first", "last")
 ROLES = ("downsample", "depthwise", "squeeze_excite", "constant_fed")
-
-#: Seconds that one regular expression may take on one layer name (policies may come from others).
-_REGEX_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,24 +125,35 @@ class Rule:
         )
 
     def _check_pattern(self) -> None:
-        if self.name is None or not self.name.startswith("re:"):
+        if self.name is None:
             return
-        try:
-            regex.compile(self.name[3:])
-        except regex.error as error:
+        if not self.name.startswith("re:"):
+            problem = f"it is longer than {MAX_LENGTH} characters" if len(self.name) > MAX_LENGTH else None
+        else:
+            problem = problem_of(self.name[3:])
+        if problem is not None:
             raise PolicyError(
-                f"rule name {self.name!r} is no regular expression: {error}",
+                f"rule name {self.name[:MAX_LENGTH]!r} is no glob or regular expression: {problem}",
                 expected="re: followed by a regular expression over the layer's path, or a glob",
                 mend="correct the expression; a glob such as layer4.* needs no escaping",
-            ) from error
+            )
 
-    def matches(self, layer: LayerInfo) -> bool:
-        """Whether every predicate that is set holds for ``layer``."""
+    def matches(self, layer: LayerInfo, patience: Patience | None = None) -> bool:
+        """Whether every predicate that is set holds for ``layer``.
+
+        Args:
+            layer: what is known of it.
+            patience: time that regular expressions may take; one for all of a policy's rules.
+
+        Raises:
+            PolicyError: the time is over.
+        """
+        patience = patience or Patience()
         kernel = self.kernel_size
         if isinstance(kernel, int):
             kernel = (kernel,) * len(layer.kernel_size)
         return (
-            (self.name is None or any(self._matches_name(path) for path in layer.paths))
+            (self.name is None or any(self._matches_name(path, patience) for path in layer.paths))
             and (self.kind is None or self.kind in layer.kinds)
             and (self.position is None or self.position in layer.positions)
             and (self.role is None or self.role in layer.roles)
@@ -155,15 +162,15 @@ class Rule:
             and (self.min_channels is None or min(layer.in_channels, layer.out_channels) >= self.min_channels)
         )
 
-    def _matches_name(self, path: str) -> bool:
+    def _matches_name(self, path: str, patience: Patience) -> bool:
         assert self.name is not None
         if not self.name.startswith("re:"):
             return fnmatch.fnmatchcase(path, self.name)
         try:
-            return regex.fullmatch(self.name[3:], path, timeout=_REGEX_SECONDS) is not None
+            return patience.matches(self.name[3:], path)
         except TimeoutError as error:
             raise PolicyError(
-                f"rule name {self.name!r} took more than {_REGEX_SECONDS} s on {path!r}",
+                f"rule name {self.name!r}, on {path!r}: its policy's names took more than {SECONDS} s",
                 expected="an expression that matches in linear time",
                 mend="simplify the expression (nested repetitions are slow), or use a glob",
             ) from error
@@ -214,9 +221,11 @@ class Policy:
     """
 
     rules: tuple[Rule, ...]
+    _patience: ClassVar[Patience]  # of the instance; no field, as it has no part in equality
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         object.__setattr__(self, "rules", tuple(rules))
+        object.__setattr__(self, "_patience", Patience())
         for rule in self.rules:
             if not isinstance(rule, Rule):
                 raise PolicyError(
@@ -230,7 +239,7 @@ class Policy:
 
     def decide(self, layer: LayerInfo) -> Rule | None:
         """The first rule that matches ``layer``, or None."""
-        return next((rule for rule in self.rules if rule.matches(layer)), None)
+        return next((rule for rule in self.rules if rule.matches(layer, self._patience)), None)
 
     def check_all_match(self, layers: Sequence[LayerInfo]) -> None:
         """Refuse a rule that matches no layer, unless it is optional.
@@ -239,7 +248,7 @@ class Policy:
             PolicyError: with the layer names or kinds nearest to what the rule asks for.
         """
         for rule in self.rules:
-            if rule.optional or any(rule.matches(layer) for layer in layers):
+            if rule.optional or any(rule.matches(layer, self._patience) for layer in layers):
                 continue
             names = [p for layer in layers for p in layer.paths]
             kinds = [k for layer in layers for k in layer.kinds]
