@@ -42,7 +42,8 @@ def plan(
         example_input: a tensor, a tuple of positional arguments or a dict of keyword arguments with which
             the model can be called; left out, timm's ``pretrained_cfg`` or what is known of torchvision's
             models decides.
-        rewrites: names out of ("activation", "shortcut"); None for both.
+        rewrites: names out of ("activation", "shortcut", "rprelu", "rsign", "head_norm"); None for the first
+            two. docs/rewrites.md says what each does.
 
     Returns:
         A Plan; printing it shows a table.
@@ -78,7 +79,8 @@ def binarize(
         model: a full-precision model; it is left as it was unless ``inplace``.
         policy: a Policy, the name of a preset, or None for "irnet", the paper's choice.
         example_input: see :func:`plan`.
-        rewrites: names out of ("activation", "shortcut"); None for both.
+        rewrites: names out of ("activation", "shortcut", "rprelu", "rsign", "head_norm"); None for the first
+            two. docs/rewrites.md says what each does.
         inplace: convert the model itself instead of a copy. Parameters are moved, never held twice.
 
     Returns:

@@ -114,6 +114,21 @@ class Editor:
             if child in self._places:
                 self._places[child] = [(new if p is old else p, n) for p, n in self._places[child]]
 
+    def add(self, owner: str, name: str, child: nn.Module) -> None:
+        """Give an owner a new child, under a name that it does not have yet.
+
+        Raises:
+            RewriteError: it has.
+        """
+        module = self.module(owner)
+        if hasattr(module, name):
+            raise RewriteError(
+                f"{owner or 'the model'} has a {name!r} already",
+                expected="the model that the plan was made for", mend="plan this model anew",
+            )  # fmt: skip
+        module.add_module(name, child)
+        self._undo.add(lambda: module._modules.pop(name, None))
+
     def route(self, owner: str, name: str) -> None:
         """Have an owner's forward call its descendant ``name`` where it applies that one's weight."""
         self.module(owner)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from irnet_convert.binary import METHODS
-from irnet_convert.errors import UnknownNameError, nearest
+from irnet_convert.errors import ArgumentError, UnknownNameError, nearest
 from irnet_convert.graph.plan import Decision, Edit, Plan
 from irnet_convert.graph.prove import distrust_wrong_traces
-from irnet_convert.graph.rewrites import ALWAYS, DEFAULT, REWRITES
+from irnet_convert.graph.rewrites import ALWAYS, CHOICES, DEFAULT, EXCLUSIVE, REWRITES
 from irnet_convert.graph.rewrites.common import Findings
 from irnet_convert.graph.signs import never_negative
 from irnet_convert.graph.survey import Survey
@@ -29,16 +29,23 @@ def resolve_rewrites(names: Sequence[str] | None) -> tuple[str, ...]:
     """The rewrites to apply, in order, from what the caller chose (None: the default).
 
     Raises:
-        UnknownNameError: a name is not one of ``DEFAULT``.
+        UnknownNameError: a name is not one of ``CHOICES``.
+        ArgumentError: two that want the same places.
     """
     chosen = DEFAULT if names is None else (names,) if isinstance(names, str) else tuple(names)
     for name in chosen:
-        if name not in DEFAULT:
+        if name not in CHOICES:
             raise UnknownNameError(
                 f"rewrite {name!r}",
-                expected=nearest(str(name), DEFAULT),
+                expected=nearest(str(name), CHOICES),
                 mend="choose among these, or none: ()",
             )
+    if set(EXCLUSIVE) <= set(chosen):
+        raise ArgumentError(
+            f"rewrites {', '.join(EXCLUSIVE)}",
+            expected="one of them: both put another activation where a ReLU is",
+            mend="leave activation out; where RPReLU cannot be, Hardtanh is used anyway",
+        )
     return tuple(name for name in REWRITES if name in chosen or name in ALWAYS)
 
 
@@ -60,17 +67,24 @@ def decide(survey: Survey, policy: Policy, rewrites: Sequence[str] | None = None
             reasons = trial
             break
     decisions = tuple(_decision(survey, path, rules[path], reasons[path]) for path in survey.layers)
-    scaled = [d for d in decisions if d.scale]
     return Plan(
         model=type(survey.model).__name__,
         decisions=decisions,
         edits=tuple(edits),
-        added_keys=tuple(f"{path}.scale" for d in scaled for path in (d.path, *d.aliases)),
+        added_keys=_added_keys(survey, decisions, edits),
         notes=tuple(notes),
         rewrites=names,
         traced={o: tuple(sorted(survey.passed(o))) for o in _owners(survey, edits)},
         example=survey.example.to_dict(),
     )
+
+
+def _added_keys(survey: Survey, decisions: Sequence[Decision], edits: Sequence[Edit]) -> tuple[str, ...]:
+    """Under every path that leads to what gains a parameter or a buffer."""
+    scales = [f"{path}.scale" for d in decisions if d.scale for path in (d.path, *d.aliases)]
+    adding = [(e, REWRITES[e.rewrite].adds(e)) for e in edits if hasattr(REWRITES[e.rewrite], "adds")]
+    places = [(path, keys) for e, keys in adding for path in survey.paths_of(e.owner)]
+    return (*scales, *(f"{path}.{key}".lstrip(".") for path, keys in places for key in keys))
 
 
 def _why_kept(survey: Survey, path: str, rule: Rule | None) -> str | None:
@@ -105,7 +119,7 @@ def _settle(
         binary = {p: rule.act_bits for p, rule in rules.items() if rule is not None and reasons[p] is None}
         found = {name: REWRITES[name].collect(survey, binary) for name in names}
         blocked = {p: why for f in found.values() for p, why in f.blocked.items()}
-        blocked |= _still_non_negative(survey, binary, found.get("activation"))
+        blocked |= _still_non_negative(survey, binary, found.get("activation") or found.get("rprelu"))
         if not blocked:
             edits = [edit for name in names for edit in found[name].edits]
             return edits, [note for name in names for note in found[name].notes]
@@ -157,7 +171,8 @@ def _decision(survey: Survey, path: str, rule: Rule | None, kept: str | None) ->
 
 def _owners(survey: Survey, edits: Sequence[Edit]) -> list[str]:
     """Every module whose forward the edits may replace, norms with an activation of their own included."""
-    owners = dict.fromkeys(e.owner for e in edits if e.form != "module" and e.rewrite != "projection")
+    swapped = ("module", "layer")
+    owners = dict.fromkeys(e.owner for e in edits if e.form not in swapped and e.rewrite != "projection")
     for edit in edits:
         if edit.form == "identity_norm_act":
             owners.update(dict.fromkeys(n for n in survey.norm_owners if n.rpartition(".")[0] == edit.owner))

@@ -58,6 +58,7 @@ class Edit:
             swapped, the module itself.
         target: path of the child whose call is meant, "" for a functional operator.
         ordinal: the how-manieth such call or operator in the owner's forward.
+        channels: of what the edit adds, where it adds parameters per channel and nothing else tells how many.
     """
 
     rewrite: str
@@ -65,6 +66,7 @@ class Edit:
     owner: str
     target: str = ""
     ordinal: int = 0
+    channels: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
-from irnet_convert.layers.dense import Sign, SignedLayer
+from irnet_convert.layers.dense import Shift, Sign, SignedLayer
 from irnet_convert.layers.hardtanh import Hardtanh, hardtanh
 from irnet_convert.layers.latents import rescale_latents
 from irnet_convert.layers.linear import BinaryLinear
 from irnet_convert.layers.model import binary_layers, param_groups, set_binarized, set_progress
 from irnet_convert.layers.multihead import BinaryMultiheadAttention, InProjection, SignedAttention
+from irnet_convert.layers.normed import NormedLinear
+from irnet_convert.layers.rprelu import RPReLU
 from irnet_convert.layers.same import BinaryConv2dSame
 from irnet_convert.layers.scaled_std import BinaryScaledStdConv2d, BinaryScaledStdConv2dSame
 from irnet_convert.layers.std import BinaryStdConv2d, BinaryStdConv2dSame
@@ -35,6 +37,9 @@ __all__ = [
     "BinaryStdConv2dSame",
     "Hardtanh",
     "InProjection",
+    "NormedLinear",
+    "RPReLU",
+    "Shift",
     "Sign",
     "SignedAttention",
     "SignedLayer",

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from irnet_convert.binary import METHODS
 from irnet_convert.binary.sign import shape_only
 from irnet_convert.errors import ArgumentError
-from irnet_convert.layers.dense import Sign, SignedLayer
 from irnet_convert.layers.options import Options, check_options
+from irnet_convert.layers.plain import PlainForm
 from irnet_convert.layers.real import magnitude
 from irnet_convert.layers.signed import MadeWeight
 from irnet_convert.layers.surrogate import SurrogateState
@@ -26,7 +26,7 @@ from irnet_convert.layers.surrogate import SurrogateState
 _AT_ONCE = 1 << 16
 
 
-class BinaryLayer(SurrogateState):
+class BinaryLayer(PlainForm, SurrogateState):
     """Mixin: a layer whose weights, and by default inputs, are binary in the forward pass.
 
     ``weight`` holds the real-valued latents under the dense layer's name, so that a full-precision checkpoint
@@ -40,12 +40,14 @@ class BinaryLayer(SurrogateState):
         weight_bits: 1.
         act_bits: 1 (the input's sign is taken) or 32 (the input is used as it is).
         scale: learnable factor per output channel, (out,), or None where a normalisation follows.
+        threshold: learnable, per input channel: +1 where the input is at least that; or None for 0.
         real_weights: the weights are used as they are for now: see ``set_binarized``.
         real_activations: the input is used as it is for now.
         progress: how much of the training is done, 0 to 1; read-only by habit, see :meth:`set_progress`.
         t_min: lower bound of the surrogate's schedule.
         t_max: upper bound of the surrogate's schedule.
         takes_scale: False for a family that has a factor per channel of its own.
+        trailing: dimensions of the input behind its channels.
         weight_name: the name under which the family's module keeps its latents.
     """
 
@@ -53,6 +55,7 @@ class BinaryLayer(SurrogateState):
     takes_scale: ClassVar[bool] = True
     weight_bits: ClassVar[int] = 1
     weight_name: ClassVar[str] = "weight"
+    trailing: ClassVar[int] = 0
     real_weights: bool = False
     real_activations: bool = False
 
@@ -65,6 +68,7 @@ class BinaryLayer(SurrogateState):
     bias: Tensor | None
     ede: Tensor
     scale: nn.Parameter | None
+    threshold: nn.Parameter | None
 
     @classmethod
     def from_dense(
@@ -135,10 +139,29 @@ class BinaryLayer(SurrogateState):
             self.scale = nn.Parameter(
                 self._initial_scale(self.weight.detach()), requires_grad=self.weight.requires_grad
             )
+        self.register_parameter("threshold", None)
         self.register_buffer("ede", None, persistent=False)
         self._fill_ede()
 
+    def add_threshold(self) -> None:
+        """Give it a learnable threshold per input channel, which begins at 0 (see :attr:`threshold`)."""
+        weight = self.weight
+        self.threshold = nn.Parameter(
+            weight.new_zeros(self.input_channels), requires_grad=weight.requires_grad
+        )
+
     # -- the forward pass
+
+    @property
+    def input_channels(self) -> int:
+        """Channels, or features, of the input."""
+        return getattr(self, "in_channels", 0) or getattr(self, "in_features", 0)
+
+    def shifted(self, x: Tensor) -> Tensor:
+        """The input less the threshold: what the sign is taken of. A real activation is shifted likewise."""
+        if self.threshold is None:
+            return x
+        return x - self.threshold.reshape(-1, *[1] * self.trailing).to(x.dtype)
 
     @property
     def takes_signs(self) -> bool:
@@ -164,7 +187,7 @@ class BinaryLayer(SurrogateState):
         Returns:
             As the dense layer does.
         """
-        ede = self._ede_of_this_pass()
+        ede, input = self._ede_of_this_pass(), self.shifted(input)
         if self.takes_signs and zero_pad is None:
             return self._contract_signs(input, ede, **how)
         x = METHODS[self.method].binarize_activation(input, ede) if self.takes_signs else input
@@ -267,7 +290,7 @@ class BinaryLayer(SurrogateState):
         if scale is not None:
             scale.copy_(self._initial_scale(self.weight))
 
-    # -- loading and leaving
+    # -- loading
 
     def _load_from_state_dict(
         self,
@@ -280,7 +303,9 @@ class BinaryLayer(SurrogateState):
         error_msgs: list[str],
     ) -> None:
         weight = state_dict.get(prefix + self.weight_name)
-        # A checkpoint of the dense network has no scale: it follows from the weights in it.
+        # A checkpoint of the dense network has no threshold, and no scale: that follows from its weights.
+        if self.threshold is not None and prefix + "threshold" not in state_dict and weight is not None:
+            state_dict[prefix + "threshold"] = torch.zeros_like(self.threshold)
         if (
             self.scale is not None
             and prefix + "scale" not in state_dict
@@ -294,36 +319,10 @@ class BinaryLayer(SurrogateState):
         # assign=True may have moved the weight, off the meta device for one.
         self._fill_ede()
 
-    def to_dense(self) -> nn.Module:
-        """A copy with plain layers only, that computes the same, for other exporters.
-
-        The plain layer's weights are ±2^s times the scale. Before it comes an explicit :class:`Sign` (for
-        ``act_bits`` 1), in a :class:`SignedLayer`. Hooks are not carried over, and the sign has no surrogate
-        gradient: this form is for inference.
-        """
-        with torch.no_grad():
-            layer = self._plain_layer(self._scaled_weight(self.ede))
-        same = bool(getattr(self, "same_pad", False))
-        if not self.takes_signs and not same:
-            return layer
-        sign = Sign() if self.takes_signs else None
-        return SignedLayer(layer, sign=sign, same_pad=same).train(self.training)
-
-    def _plain_layer(self, weight: Tensor) -> nn.Module:
-        """A new dense layer of this geometry that holds these weights and a copy of the bias."""
-        plain = self._empty_plain()
-        plain.weight = nn.Parameter(weight.detach().clone(), requires_grad=self.weight.requires_grad)
-        if self.bias is not None:
-            plain.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
-        return plain.train(self.training)
-
-    def _empty_plain(self) -> nn.Module:
-        """A dense layer of this geometry on the meta device."""
-        raise NotImplementedError
-
     def extra_repr(self) -> str:
         """The dense layer's, with the bits."""
         scale = ", scale=True" if self.scale is not None else ""
+        scale += ", threshold=True" if self.threshold is not None else ""
         real = ", real_weights=True" if self.real_weights else ""
         real += ", real_activations=True" if self.real_activations else ""
         dense = super().extra_repr()

@@ -121,16 +121,16 @@ class BinaryConvNd(BinaryLayer):
 class BinaryConv1d(BinaryConvNd, nn.Conv1d):
     """nn.Conv1d with binary weights and, by default, binary activations; see :class:`BinaryConvNd`."""
 
-    dense_kind, dims = nn.Conv1d, 1
+    dense_kind, dims, trailing = nn.Conv1d, 1, 1
 
 
 class BinaryConv2d(BinaryConvNd, nn.Conv2d):
     """nn.Conv2d with binary weights and, by default, binary activations; see :class:`BinaryConvNd`."""
 
-    dense_kind, dims = nn.Conv2d, 2
+    dense_kind, dims, trailing = nn.Conv2d, 2, 2
 
 
 class BinaryConv3d(BinaryConvNd, nn.Conv3d):
     """nn.Conv3d with binary weights and, by default, binary activations; see :class:`BinaryConvNd`."""
 
-    dense_kind, dims = nn.Conv3d, 3
+    dense_kind, dims, trailing = nn.Conv3d, 3, 3

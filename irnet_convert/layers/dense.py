@@ -11,12 +11,30 @@ from torch import Tensor, nn
 from irnet_convert.binary import sign
 
 
-class Sign(nn.Module):
-    """+1 where ``x >= 0``, −1 elsewhere; no gradient."""
+class Shift(nn.Module):
+    """``x`` less a threshold.
+
+    Args:
+        threshold: broadcast against the input.
+    """
+
+    threshold: Tensor | None
+
+    def __init__(self, threshold: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("threshold", threshold)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape and dtype of ``x``."""
+        return x if self.threshold is None else x - self.threshold.to(x.dtype)
+
+
+class Sign(Shift):
+    """+1 where ``x >= threshold`` (0 if there is none), −1 elsewhere; no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         """±1, shape and dtype of ``x``."""
-        return sign(x)
+        return sign(super().forward(x))
 
 
 class SignedLayer(nn.Module):
@@ -24,11 +42,11 @@ class SignedLayer(nn.Module):
 
     Args:
         layer: a plain convolution, transposed convolution or linear layer.
-        sign: the sign, or None for real-valued activations.
+        sign: the sign, or what else the input goes through first; None for real-valued activations.
         same_pad: pad to TensorFlow's SAME size, by the input's size, before ``layer``.
     """
 
-    def __init__(self, layer: nn.Module, *, sign: Sign | None, same_pad: bool = False) -> None:
+    def __init__(self, layer: nn.Module, *, sign: Shift | None, same_pad: bool = False) -> None:
         super().__init__()
         self.sign = sign
         self.layer = layer

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from irnet_convert.errors import ArgumentError
 from irnet_convert.layers.attention import attention
 from irnet_convert.layers.base import BinaryLayer
-from irnet_convert.layers.dense import Sign
+from irnet_convert.layers.dense import Shift
 
 #: The child's name.
 PROJECTION = "in_proj"
@@ -125,10 +125,10 @@ class SignedAttention(CalledAttention):
         sign: the sign of the inputs, or None for real-valued ones.
     """
 
-    sign: Sign | None
+    sign: Shift | None
 
     @classmethod
-    def of(cls, attention: nn.MultiheadAttention, *, sign: Sign | None) -> SignedAttention:
+    def of(cls, attention: nn.MultiheadAttention, *, sign: Shift | None) -> SignedAttention:
         """One with the parameters and children of ``attention``, which stays whole.
 
         Args:
@@ -227,6 +227,11 @@ class BinaryMultiheadAttention(BinaryLayer, CalledAttention):
         return self.in_proj_bias
 
     @property
+    def input_channels(self) -> int:
+        """Features of the input."""
+        return self.embed_dim
+
+    @property
     def operator(self) -> nn.Module:
         """The child whose calls are the projection's."""
         return self.in_proj
@@ -253,7 +258,7 @@ class BinaryMultiheadAttention(BinaryLayer, CalledAttention):
 
     def to_dense(self) -> nn.Module:
         """As :meth:`BinaryLayer.to_dense`, with a binary ``out_proj`` in its plain form too."""
-        plain = SignedAttention.of(self, sign=Sign() if self.takes_signs else None)
+        plain = SignedAttention.of(self, sign=self._entrance())
         with torch.no_grad():
             weight = self._scaled_weight(self.ede).detach()
         plain = copy.deepcopy(plain, {id(self.in_proj_weight): _like(weight, self.in_proj_weight)})

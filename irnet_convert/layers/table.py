@@ -30,7 +30,8 @@ from irnet_convert.layers.transposed import (
 
 #: Names of a binary layer's own attributes.
 _STATE = {
-    "scale", "ede", "method", "act_bits", "progress", "t_min", "t_max", "real_weights", "real_activations",
+    "scale", "threshold", "ede", "method", "act_bits", "progress", "t_min", "t_max", "real_weights",
+    "real_activations",
 }  # fmt: skip
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

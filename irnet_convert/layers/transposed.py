@@ -160,16 +160,16 @@ class BinaryConvTransposeNd(BinaryLayer):
 class BinaryConvTranspose1d(BinaryConvTransposeNd, nn.ConvTranspose1d):
     """nn.ConvTranspose1d with binary weights and activations; see :class:`BinaryConvTransposeNd`."""
 
-    dense_kind, dims = nn.ConvTranspose1d, 1
+    dense_kind, dims, trailing = nn.ConvTranspose1d, 1, 1
 
 
 class BinaryConvTranspose2d(BinaryConvTransposeNd, nn.ConvTranspose2d):
     """nn.ConvTranspose2d with binary weights and activations; see :class:`BinaryConvTransposeNd`."""
 
-    dense_kind, dims = nn.ConvTranspose2d, 2
+    dense_kind, dims, trailing = nn.ConvTranspose2d, 2, 2
 
 
 class BinaryConvTranspose3d(BinaryConvTransposeNd, nn.ConvTranspose3d):
     """nn.ConvTranspose3d with binary weights and activations; see :class:`BinaryConvTransposeNd`."""
 
-    dense_kind, dims = nn.ConvTranspose3d, 3
+    dense_kind, dims, trailing = nn.ConvTranspose3d, 3, 3

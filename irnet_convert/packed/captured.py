@@ -138,7 +138,8 @@ class _CapturedConv(_Captured):
         if input.dim() != 4:
             raise self.refuse(f"an input of shape {tuple(input.shape)}, which has no batch")
         y = captured_conv(
-            input, layer.packed_weight, self.shape, list(layer.stride), self._padding(zero_pad),
+            layer.shifted(input), layer.packed_weight, self.shape, list(layer.stride),
+            self._padding(zero_pad),
             layer.padding_mode, list(layer.dilation), layer.groups, self.signed,
         )  # fmt: skip
         y = y * layer.packed_scale.reshape(-1, 1, 1)
@@ -206,7 +207,7 @@ class _CapturedLinear(_Captured):
     ) -> Tensor:
         if zero_pad is not None and any(zero_pad):
             raise self.refuse(f"zero_pad {list(zero_pad)}")
-        y = captured_linear(input, self.layer.packed_weight, self.shape, self.signed)
+        y = captured_linear(self.layer.shifted(input), self.layer.packed_weight, self.shape, self.signed)
         y = y * self.layer.packed_scale
         bias = self.layer.bias if bias is True else bias
         y = y if bias is None else y + bias
@@ -222,7 +223,8 @@ class _Spelled:
         layer.register_buffer("packed_weight", scaled)
 
     def __call__(self, input: Tensor, zero_pad: Sequence[Any] | None = None, **how: Any) -> Tensor:
-        x = sign(input) if self.layer.takes_signs else input
+        x = self.layer.shifted(input)
+        x = sign(x) if self.layer.takes_signs else x
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
         return self.layer._contract(x, self.layer.packed_weight, **how)

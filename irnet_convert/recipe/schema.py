@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, mode
 
 from irnet_convert.errors import RecipeError
 from irnet_convert.plain_yaml import check_plain, dump_yaml
-from irnet_convert.recipe.block import Above0, Block, Count, refuse
+from irnet_convert.recipe.block import Above0, Block, Count, PathText, refuse
 from irnet_convert.recipe.find import FoundRecipe
 from irnet_convert.recipe.inputs import DataSpec, MixupSpec, ModelSpec, TransformSpec
 from irnet_convert.recipe.overrides import apply_overrides
@@ -50,7 +50,7 @@ class Recipe(Block):
         teacher: null trains from scratch; ``"same"`` is a full-precision copy of the student before
             conversion; or a block like ``model``.
         policy: a preset's name or a list of rules; null keeps every layer in full precision.
-        rewrites: names of graph rewrites; null is the converter's default.
+        rewrites: names of graph rewrites; null is the converter's default, activation and shortcut.
         init: weights that the student starts from once it is converted: the directory of a finished run, or
             a ``.safetensors`` file, of a network that was converted alike.
         latents: what happens to the latents before the training, or null.
@@ -79,13 +79,13 @@ class Recipe(Block):
         expect: what it is known to reach.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     description: str = ""
     model: ModelSpec
     teacher: Teacher | None = None
     policy: Rules | None = "irnet"
     rewrites: tuple[str, ...] | None = None
-    init: str | None = None
+    init: PathText | None = None
     latents: LatentSpec | None = None
     data: DataSpec
     transforms: TransformSpec = TransformSpec()
@@ -107,7 +107,7 @@ class Recipe(Block):
     processes: Count | None = None
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: tuple[Literal["jsonl", "tensorboard"], ...] = ("jsonl",)
-    output: str | None = None
+    output: PathText | None = None
     expect: ExpectSpec | None = None
 
     @classmethod
@@ -266,13 +266,18 @@ def _recipe_error(error: ValidationError, raw: dict[str, Any], source: str) -> R
             given.append(f"{path} is missing")
             expected.append(f"a value for {path}")
         else:
-            given.append(f"{path} is {value!r}")
+            given.append(f"{path} is {_shown(value)}")
             expected.append(_WORDS.get(item["type"], item["msg"].removeprefix("Input should be ")))
     return RecipeError(
         f"{source}: {'; '.join(given)}",
         expected="; ".join(dict.fromkeys(expected)),
         mend="correct the recipe or the override; docs/recipes.md lists every key",
     )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _locate(location: tuple[int | str, ...], raw: Any) -> tuple[str, Any]:
@@ -290,5 +295,5 @@ def _locate(location: tuple[int | str, ...], raw: Any) -> tuple[str, Any]:
             continue
         else:
             raw = None
-        parts.append(str(part))
+        parts.append("".join(char if char.isprintable() else "?" for char in str(part)[:100]))
     return ".".join(parts), raw

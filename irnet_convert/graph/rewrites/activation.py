@@ -31,7 +31,7 @@ FORMS = ("module", "call", "function")
 
 _NAME = "activation"
 
-_MODULES = (nn.ReLU, nn.ReLU6)
+MODULES = (nn.ReLU, nn.ReLU6)
 
 #: Spellings of a functional ReLU in a traced graph → the operator that a recording shows.
 _FUNCTIONS: dict[Any, str] = {
@@ -51,7 +51,7 @@ def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
     needed = [_needed(rec, binary) for rec in survey.records]
     whole = _whole_modules(survey, needed)
     edits: dict[Edit, None] = {}
-    places = [_places(rec) for rec in survey.records]
+    places = [places_of(rec) for rec in survey.records]
     for changed, rec, nodes, here in zip(found.changed, survey.records, needed, places, strict=True):
         for node in nodes:
             if node.index in changed:
@@ -60,11 +60,11 @@ def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
             edit = edit or _in_graph(survey, rec, node)
             if edit is not None:
                 edits[edit] = None
-                changed.update(n.index for n in _covered(here, edit))
+                changed.update(n.index for n in covered(here, edit))
     # An edit of one recording holds in the others too.
     for changed, here in zip(found.changed, places, strict=True):
         for edit in edits:
-            changed.update(n.index for n in _covered(here, edit))
+            changed.update(n.index for n in covered(here, edit))
     # Later calls first: an edit takes its ReLU out of the graph, and those behind it move up.
     found.edits = sorted(edits, key=lambda edit: -edit.ordinal)
     return found
@@ -81,7 +81,7 @@ def _needed(rec: Record, binary: Mapping[str, int]) -> list[Node]:
 
 
 def _is_relu_module(survey: Survey, path: str) -> bool:
-    return type(survey.model.get_submodule(path)) in _MODULES
+    return type(survey.model.get_submodule(path)) in MODULES
 
 
 def _whole_modules(survey: Survey, needed: list[list[Node]]) -> set[str]:
@@ -110,16 +110,16 @@ def _in_graph(survey: Survey, rec: Record, node: Node) -> Edit | None:
     except UntraceableError:
         return None
     module = survey.model.get_submodule(edit.owner)
-    found = [_find(g, module, edit, survey.model) is not None for g in distinct(graphs)]
+    found = [find(g, module, edit, survey.model) is not None for g in distinct(graphs)]
     return edit if all(found) else None
 
 
-_Places = dict[tuple[object, ...], list[Node]]
+Places = dict[tuple[object, ...], list[Node]]
 
 
-def _places(rec: Record) -> _Places:
-    """The ReLUs of a recording by what an edit can say of them: see :func:`_covered`."""
-    found: _Places = defaultdict(list)
+def places_of(rec: Record) -> Places:
+    """The ReLUs of a recording by what an edit can say of them: see :func:`covered`."""
+    found: Places = defaultdict(list)
     for node in filter(is_relu, rec.nodes):
         found["module", node.owner].append(node)
         found["function", node.owner, node.op, node.ordinal].append(node)
@@ -128,13 +128,14 @@ def _places(rec: Record) -> _Places:
     return found
 
 
-def _covered(places: _Places, edit: Edit) -> list[Node]:
+def covered(places: Places, edit: Edit) -> list[Node]:
     """The nodes that ``edit`` changes: the same place in every call of its owner."""
     at = () if edit.form == "module" else (edit.target, edit.ordinal)
     return places.get((edit.form, edit.owner, *at), [])
 
 
-def _find(graph: fx.Graph, owner: nn.Module, edit: Edit, model: nn.Module) -> fx.Node | None:
+def find(graph: fx.Graph, owner: nn.Module, edit: Edit, model: nn.Module) -> fx.Node | None:
+    """The node of ``owner``'s graph that ``edit`` (a call or a function) is about."""
     if edit.form == "call":
         return nth_call(graph, owner, model.get_submodule(edit.target), edit.ordinal)
     same = [n for n in graph.nodes if n.op in ("call_function", "call_method")
@@ -146,24 +147,25 @@ def apply(editor: Any, edit: Edit) -> None:
     """Perform one edit. ``editor`` is a graph.apply.Editor."""
     if edit.form == "module":
         relu = editor.module(edit.owner)
-        if type(relu) not in _MODULES:
+        if type(relu) not in MODULES:
             raise editor.lost(edit)
         editor.replace(edit.owner, _hardtanh_for(relu))
         return
     owner = editor.module(edit.owner)
     for graph in distinct(editor.graphs(edit.owner)):
-        node = _find(graph, owner, edit, editor.model)
+        node = find(graph, owner, edit, editor.model)
         if node is None:
             raise editor.lost(edit)
         # In place where the ReLU was: the forward may go on with the tensor that it was handed.
-        in_place: dict[str, Any] = {"inplace": True} if _is_in_place(node, owner) else {}
+        in_place: dict[str, Any] = {"inplace": True} if is_in_place(node, owner) else {}
         with graph.inserting_before(node):
             new = graph.call_function(hardtanh, (node.args[0],), in_place)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
 
 
-def _is_in_place(node: fx.Node, owner: nn.Module) -> bool:
+def is_in_place(node: fx.Node, owner: nn.Module) -> bool:
+    """Whether a ReLU's node writes into what it is given."""
     if node.op == "call_module":
         return bool(getattr(owner.get_submodule(str(node.target)), "inplace", False))
     if node.target in (torch.relu_, F.relu_, "relu_"):
