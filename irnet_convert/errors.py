@@ -109,7 +109,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
         ``"did you mean 'a', 'b'?"``, or, where nothing is close, a list of what is known
         (cut after ten names).
     """
-    names = sorted(set(known))
+    names, name = sorted(set(known)), name[:200]
     close = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
     if close:
         return "did you mean " + ", ".join(repr(c) for c in close) + "?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from irnet_convert.errors import nearest
@@ -12,7 +12,8 @@ from irnet_convert.errors import nearest
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Above0 = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Side = Annotated[int, Field(ge=1, le=4096)]  # of an image, in pixels
 Pair = tuple[float, float]
 
 
@@ -21,6 +22,21 @@ def refuse(path: str, problem: str, expected: str) -> PydanticCustomError:
     return PydanticCustomError(
         "refused", "{problem}", {"path": path, "problem": problem, "expected": expected}
     )
+
+
+def _as_file_name(text: str) -> str:
+    """A path or a name that no system call refuses as such."""
+    if (
+        not text.isprintable()
+        or len(text) > 1000
+        or any(len(part.encode()) > 250 for part in text.split("/"))
+    ):
+        raise refuse("", f"is {text[:60]!r}...", "a path: printable, 250 bytes a part at most")
+    return text
+
+
+#: A path of this machine, or a name that may be one.
+PathText = Annotated[str, AfterValidator(_as_file_name)]
 
 
 class Block(BaseModel):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from irnet_convert.recipe.block import Above0, Block, Count, Fraction, NotNegative, Pair, refuse
+from irnet_convert.recipe.block import (
+    Above0,
+    Block,
+    Count,
+    Fraction,
+    NotNegative,
+    Pair,
+    PathText,
+    Side,
+    refuse,
+)
 
 
 class ModelSpec(Block):
@@ -22,7 +32,7 @@ class ModelSpec(Block):
     name: str
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     pretrained: bool = False
-    checkpoint: str | None = None
+    checkpoint: PathText | None = None
 
     @field_validator("name")
     @classmethod
@@ -57,7 +67,7 @@ class DataSpec(Block):
         workers: loader processes for each training process; 0 loads in the process itself.
     """
 
-    name: str = Field(min_length=1)
+    name: PathText = Field(min_length=1)
     config: str | None = None
     revision: str | None = None
     streaming: bool = False
@@ -67,8 +77,8 @@ class DataSpec(Block):
     eval_split: str = "test"
     train_limit: Count | None = None
     eval_limit: Count | None = None
-    num_classes: Count | None = None
-    workers: int = Field(default=2, ge=0)
+    num_classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    workers: int = Field(default=2, ge=0, le=256)
 
 
 class CropSpec(Block):
@@ -80,7 +90,7 @@ class CropSpec(Block):
         ratio: range of the crop's aspect ratio, with ``scale``.
     """
 
-    padding: Count | None = None
+    padding: Side | None = None
     scale: Pair | None = None
     ratio: Pair = (3 / 4, 4 / 3)
 
@@ -114,7 +124,7 @@ class TransformSpec(Block):
         crop_pct: evaluation crops this share of the resized image's side.
     """
 
-    input_size: tuple[Count, Count, Count] = (3, 32, 32)
+    input_size: tuple[Side, Side, Side] = (3, 32, 32)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[Above0, ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
