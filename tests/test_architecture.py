@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
               "graph.replay", "durable", "extras", "plain_yaml", "policy", "weights", "hub"},
     "pretrained": {"layers", "graph", "convert", "report", "networks", "recipe", "packed",
                    "durable", "plain_yaml", "weights", "hub"},
-    "cost": {"native", "layers", "convert", "networks"},
+    "cost": {"native", "layers", "convert", "networks", "data", "recipe"},
     "coverage": {"layers", "policy", "graph", "convert", "report", "networks", "recipe.inputs"},
     "cli": {"binary", "layers", "policy", "graph", "convert", "report", "networks", "recipe", "data", "train",
             "packed", "plain_yaml", "weights", "coverage", "cost", "hub", "pretrained"},

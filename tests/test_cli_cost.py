@@ -11,7 +11,8 @@ from irnet_convert import cli
 from irnet_convert.errors import ArgumentError, PackedFileError
 
 runner = CliRunner()
-TINY = ("timm/cifar_resnet20", "--batch", "2", "--rounds", "1", "--threads", "1", "--input-size", "1x3x8x8")
+TINY = ("timm/cifar_resnet20", "--batch", "2", "--rounds", "1", "--threads", "1", "--workers", "0",
+        "--input-size", "1x3x8x8")  # fmt: skip
 
 
 def run(*arguments: str) -> str:
@@ -24,6 +25,8 @@ def test_bench_train_prints_a_table_and_json() -> None:
     text = run("bench", "train", *TINY, "--no-authors")
     assert "full precision" in text
     assert "authors" not in text
+    assert "%" in text  # how long a step waits for data
+    assert "…" not in text  # 80 columns, as in a file: numbers stay whole
     rows = json.loads(run("bench", "train", *TINY, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["full precision", "binary", "authors' formulation"]
     assert {(row["network"], row["batch"], tuple(row["size"])) for row in rows} == {(TINY[0], 2, (3, 8, 8))}

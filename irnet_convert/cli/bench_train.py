@@ -40,14 +40,17 @@ def bench_train(
     device: Annotated[
         str, typer.Option(help="cpu (float32), or cuda (bfloat16 by autocast).")
     ] = "cpu",
+    workers: Annotated[
+        int, typer.Option(help="Processes that decode images, for the share of a step spent waiting.", min=0)
+    ] = 2,
     input_size: InputSize = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Time training steps of binarized networks beside full precision, in turns, in one process.
 
     A step is forward pass, cross-entropy, backward pass and SGD with momentum, in channels_last; the
-    binarized network has its Bi-Real shortcuts. Beside the times stands what the forward pass keeps for the
-    backward pass.
+    binarized network has its Bi-Real shortcuts. Beside the times stand what the forward pass keeps for the
+    backward pass, and the share of the time spent waiting for data: JPEG images, decoded and cropped.
 
     Examples: `irnet-convert bench train`, `irnet-convert bench train timm/resnet18 --compile --batch 8`
     """
@@ -64,8 +67,9 @@ def bench_train(
         for name in networks or list(DEFAULTS)
     ]
     request = Request(
-        cases=cases, rounds=rounds, compiled=compiled, authors=authors, device=device, threads=threads
-    )
+        cases=cases, rounds=rounds, compiled=compiled, authors=authors, device=device, threads=threads,
+        workers=workers,
+    )  # fmt: skip
     with Progress(console=out, transient=True, disable=as_json) as bar:
         task = bar.add_task("starting", total=request.work)
         found = measure(

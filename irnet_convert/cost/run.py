@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from irnet_convert.convert import binarize, plan_of
 from irnet_convert.cost.authors import with_authors_layers
+from irnet_convert.cost.feed import waiting_share
 from irnet_convert.cost.steps import Contestant, Step, time_in_turns
 from irnet_convert.cost.table import Cost, Row
 from irnet_convert.errors import ArgumentError
@@ -52,6 +53,7 @@ class Request:
         authors: measure the authors' formulation too.
         device: "cpu" (float32) or "cuda" (bfloat16 by autocast).
         threads: of PyTorch.
+        workers: loader processes that decode, where the waiting for data is measured.
     """
 
     cases: Sequence[Case]
@@ -60,11 +62,12 @@ class Request:
     authors: bool = True
     device: str = "cpu"
     threads: int = 2
+    workers: int = 2
 
     @property
     def work(self) -> int:
         """How many steps of work the progress will be told of in all."""
-        return len(self.cases) * (self.rounds + 2 + 2 * self.compiled + self.authors)
+        return len(self.cases) * (self.rounds + 3 + 2 * self.compiled + self.authors)
 
 
 def measure(request: Request, machine: str, progress: Progress = lambda text, done: None) -> Cost:
@@ -106,6 +109,9 @@ def _rows(case: Case, request: Request, progress: Progress) -> Iterator[Row]:
     told = f"{case.network}: timing"
     progress(told, 0)
     times = time_in_turns(contestants, request.rounds, lambda: progress(told, 1))
+    progress(f"{case.network}: waiting for data", 0)
+    waiting = {BINARY: _waiting(contestants, case, size, request)}
+    progress(f"{case.network}: waiting for data", 1)
     for one in contestants:
         base = times[one.against]
         yield Row(
@@ -113,7 +119,18 @@ def _rows(case: Case, request: Request, progress: Progress) -> Iterator[Row]:
             seconds=statistics.median(times[one.name]),
             time_ratio=statistics.median(t / b for t, b in zip(times[one.name], base, strict=True)),
             kept=kept[one.name], memory_ratio=kept[one.name] / kept[one.against],
+            waiting=waiting.get(one.name),
         )  # fmt: skip
+
+
+def _waiting(
+    contestants: Sequence[Contestant], case: Case, size: tuple[int, ...], request: Request
+) -> float | None:
+    """Of the binarized network's steps; None for images that no loader gives."""
+    step = next(one.step for one in contestants if one.name == BINARY)
+    if size[0] not in (1, 3) or not isinstance(step, Step):
+        return None
+    return waiting_share(step, case.network, case.batch, size, workers=request.workers)
 
 
 def _contestants(

@@ -33,6 +33,13 @@ class Step:
         self._optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
         self._cuda = images.device.type == "cuda"
 
+    def feed(self, images: Tensor, labels: Tensor) -> None:
+        """Use this batch from now on, on the device and in the memory format of the first one."""
+        channels_last = self._images.is_contiguous(memory_format=torch.channels_last)
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        self._images = images.to(self._images.device).contiguous(memory_format=form)
+        self._labels = labels.to(self._images.device)
+
     def __call__(self) -> None:
         """One step."""
         self._optimizer.zero_grad()

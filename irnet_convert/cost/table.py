@@ -24,6 +24,7 @@ class Row:
         against: the way that the ratios compare with.
         kept: bytes kept for the backward pass.
         memory_ratio: ``kept`` by that of ``against``.
+        waiting: share of the time that passes before a batch is there, 0 to 1; None: not measured.
     """
 
     network: str
@@ -35,6 +36,7 @@ class Row:
     against: str
     kept: int
     memory_ratio: float
+    waiting: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,9 @@ class Cost:
         table = Table()
         for name in ("network", "step"):
             table.add_column(name, overflow="fold")
-        for name in ("ms", "time", "kept, MB", "memory"):
+        for name in ("ms", "time", "kept, MB", "memory", "waiting"):
             # Narrow terminals, and files, fold names and leave numbers whole.
-            table.add_column(name, justify="right", no_wrap=True, min_width=len("kept, MB"))
+            table.add_column(name, justify="right", no_wrap=True, min_width=7)
         last = None
         for row in self.rows:
             first = row.network != last
@@ -84,6 +86,10 @@ class Cost:
                 f"{row.network} {size}" if first else "", row.name, f"{row.seconds * 1e3:.1f}",
                 "" if is_base else f"{row.time_ratio:.2f}×", f"{row.kept / 1e6:.1f}",
                 "" if is_base else f"{row.memory_ratio:.2f}×",
+                "" if row.waiting is None else f"{100 * row.waiting:.1f} %",
             )  # fmt: skip
         yield table
-        yield "Ratios are to full precision, of compiled steps to compiled full precision."
+        yield (
+            "Ratios are to full precision, of compiled steps to compiled full precision. Waiting is the share "
+            "of the time that passes before a batch of JPEG images is decoded, cropped and there."
+        )

@@ -1,17 +1,21 @@
-"""Data sets that need no network: real handwritten digits, and synthetic images for tests."""
+"""Data sets that need no network: real handwritten digits, and synthetic images for tests and benchmarks."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image
 
 from irnet_convert.errors import DataError, nearest
 from irnet_convert.recipe.inputs import DataSpec
 
-BUILTIN = ("builtin/digits", "builtin/synthetic")
+BUILTIN = ("builtin/digits", "builtin/photos", "builtin/synthetic")
 _SYNTHETIC_SIZES = (256, 64)  # training, evaluation, where the recipe sets no limit
+_PHOTO = (375, 500)  # (H, W), the most frequent size in ImageNet
+_SMALL = 64  # up to this side an input is an image as it is (CIFAR), and no part of a photograph
 
 
 def open_builtin(spec: DataSpec, split: str, size: tuple[int, int]) -> Dataset:
@@ -29,6 +33,8 @@ def open_builtin(spec: DataSpec, split: str, size: tuple[int, int]) -> Dataset:
         return _digits(split)
     if spec.name == "builtin/synthetic":
         return _synthetic(spec, split, size)
+    if spec.name == "builtin/photos":
+        return _photos(spec, split, size)
     raise DataError(
         f"the data set {spec.name!r}", expected=" or ".join(BUILTIN), mend=nearest(spec.name, BUILTIN)
     )
@@ -78,6 +84,29 @@ def _synthetic(spec: DataSpec, split: str, size: tuple[int, int]) -> Dataset:
     return _dataset(spec.image, spec.label, images, labels, classes)
 
 
-def _dataset(image: str, label: str, images: list[np.ndarray], labels: list[int], classes: int) -> Dataset:
+def _photos(spec: DataSpec, split: str, size: tuple[int, int]) -> Dataset:
+    """JPEG files that take as long to read as photographs do, with nothing to learn: to measure loaders.
+
+    For inputs above 64 pixels they have ImageNet's usual 500×375, below that the input's own size. Smooth
+    noise under fine noise gives files of the usual size too. A few are enough, since each is decoded anew.
+    """
+    height, width = size if max(size) <= _SMALL else _PHOTO
+    training = split == spec.train_split
+    count = (spec.train_limit if training else spec.eval_limit) or _SYNTHETIC_SIZES[not training]
+    noise = np.random.default_rng(0)
+    files = []
+    for _ in range(min(count, 16)):
+        coarse = noise.integers(0, 256, (1 + height // 16, 1 + width // 16, 3), dtype=np.uint8)
+        smooth = np.asarray(PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC))
+        pixels = np.clip(smooth + noise.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        PIL.Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        files.append({"bytes": file.getvalue(), "path": None})
+    classes = spec.num_classes or 10
+    images = [files[number % len(files)] for number in range(count)]
+    return _dataset(spec.image, spec.label, images, [number % classes for number in range(count)], classes)
+
+
+def _dataset(image: str, label: str, images: list[Any], labels: list[int], classes: int) -> Dataset:
     features = Features({image: Image(), label: ClassLabel(names=[str(number) for number in range(classes)])})
     return Dataset.from_dict({image: images, label: labels}, features=features)

@@ -9,6 +9,7 @@ from torch import nn
 
 from irnet_convert.cost import Case, Request, measure
 from irnet_convert.cost.authors import AuthorsLayer, with_authors_layers
+from irnet_convert.cost.feed import waiting_share
 from irnet_convert.cost.memory import kept_for_backward
 from irnet_convert.cost.run import AUTHORS, BINARY, FULL
 from irnet_convert.cost.steps import Contestant, Step, time_in_turns
@@ -88,7 +89,7 @@ def test_turns_are_taken_by_all_in_every_round() -> None:
 def test_measure_says_what_it_measured() -> None:
     before = torch.get_num_threads()
     done: list[int] = []
-    request = Request(cases=[TINY], rounds=2, threads=1)
+    request = Request(cases=[TINY], rounds=2, threads=1, workers=0)
     cost = measure(request, "a machine", lambda text, steps: done.append(steps))
     assert torch.get_num_threads() == before
     assert sum(done) == request.work
@@ -101,6 +102,38 @@ def test_measure_says_what_it_measured() -> None:
     assert full.kept <= binary.kept < 1.05 * full.kept
     assert authors.kept > 1.4 * full.kept
     assert cost.to_dict()["rows"][1]["memory_ratio"] == binary.kept / full.kept
+
+
+class Fed(Step):
+    """A step that only notes what it is fed."""
+
+    def __init__(self, form: torch.memory_format) -> None:
+        super().__init__(
+            nn.Linear(1, 1), torch.zeros(2, 3, 8, 8).contiguous(memory_format=form), torch.zeros(2)
+        )
+        self.fed: list[torch.Tensor] = []
+
+    def __call__(self) -> None:
+        self.fed.append(self._images)
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_a_step_that_takes_no_time_waits_all_of_it(form: torch.memory_format) -> None:
+    step = Fed(form)
+    share = waiting_share(step, "timm/cifar_resnet20", 2, (3, 8, 8), workers=0)
+    assert 0.5 < share <= 1
+    assert all(x.shape == (2, 3, 8, 8) and x.is_contiguous(memory_format=form) for x in step.fed)
+    assert len({x.sum().item() for x in step.fed}) > 1
+    # What was prepared beforehand does not count: that many steps more are run than are timed.
+    assert len(step.fed) == 9
+
+
+def test_waiting_is_told_of_the_binarized_network_alone() -> None:
+    request = Request(cases=[TINY], rounds=1, threads=1, authors=False, workers=0)
+    full, binary = measure(request, "").rows
+    assert full.waiting is None
+    assert binary.waiting is not None
+    assert 0 < binary.waiting < 1
 
 
 def test_errors_come_early() -> None:

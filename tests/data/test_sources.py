@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from datasets import Image
 from loading_cases import assert_same, epoch_of, loaders_of, make
 
 from irnet_convert.data import make_loaders
+from irnet_convert.data.builtin import open_builtin
 from irnet_convert.errors import DataError
+from irnet_convert.recipe.inputs import DataSpec
 
 
 def test_digits_are_scikit_learns():
@@ -60,3 +65,15 @@ def test_grey_and_colour_images_fit_the_input():
         spec = {"input_size": [channels, 12, 12], "mean": [0.5] * channels, "std": [0.5] * channels}
         (loaders,) = loaders_of(make({"name": name}, transforms=spec), 1)
         assert next(iter(loaders.train))[0].shape == (12, channels, 12, 12)
+
+
+@pytest.mark.parametrize(("side", "height", "width"), [(224, 375, 500), (32, 32, 32)])
+def test_photos_are_jpeg_files_of_the_usual_size(side, height, width):
+    spec = DataSpec(name="builtin/photos", train_limit=20)
+    rows = open_builtin(spec, "train", (side, side))
+    assert len(rows) == 20
+    file = rows.cast_column("image", Image(decode=False))[19]["image"]["bytes"]
+    picture = PIL.Image.open(io.BytesIO(file))
+    assert (picture.format, picture.size) == ("JPEG", (width, height))
+    # ImageNet's files hold 110 kB on average.
+    assert side == 32 or 50_000 < len(file) < 200_000
