@@ -31,8 +31,9 @@ RULES = {
     "zero_padding": "a padded place contributes exactly 0",
     "sign": "+1 where x >= 0, -1 elsewhere and for NaN",
 }
-#: Longest header that is read, in bytes; that of a network with 10,000 constants has 1 MB.
-MAX_HEADER = 1 << 26
+#: Longest header that is written or read, in bytes: a step of a network has 700; a MB is checked in half a
+#: second.
+MAX_HEADER = 1 << 21
 _SEAL = "sha256"
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
@@ -75,7 +76,13 @@ def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """What :func:`write_sealed` writes."""
     texts = {**metadata, **RULES}
-    return save(dict(tensors), {**texts, _SEAL: _seal(tensors, texts)})
+    data = save(dict(tensors), {**texts, _SEAL: _seal(tensors, texts)})
+    if (length := int.from_bytes(data[:8], "little")) > MAX_HEADER:
+        raise PackedFileError(
+            f"the network's description takes {length:,} bytes",
+            expected=f"at most {MAX_HEADER:,}", mend="keep the model as it is: it is too deep to be packed",
+        )  # fmt: skip
+    return data
 
 
 def unsealed(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

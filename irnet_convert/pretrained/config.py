@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from irnet_convert.errors import IrnetError, PretrainedError
+from irnet_convert.errors import PretrainedError
 from irnet_convert.graph.plan import Plan
 from irnet_convert.networks.create import RESERVED
 from irnet_convert.networks.origin import Images
-from irnet_convert.plain_yaml import check_plain
-from irnet_convert.pretrained.limits import MAX_ARGUMENTS, MAX_CONFIG, MAX_NUMBER, MAX_STRING
+from irnet_convert.pretrained.limits import (
+    MAX_ARGUMENTS,
+    MAX_CONFIG,
+    MAX_DEPTH,
+    MAX_NUMBER,
+    MAX_STRING,
+    MAX_VALUES,
+)
 from irnet_convert.recipe.block import Above0, Block, Fraction, refuse
 
 FORMAT, FORMAT_VERSION = "irnet-convert model", 1
@@ -88,6 +95,7 @@ class EditData(Block):
     owner: Short
     target: Short = ""
     ordinal: int = Field(default=0, ge=0, le=MAX_NUMBER)
+    channels: int = Field(default=0, ge=0, le=MAX_NUMBER)
 
 
 class TensorData(Block):
@@ -202,11 +210,14 @@ class Config(Block):
         Raises:
             PolicyError: of another version.
         """
-        return None if self.plan is None else Plan.from_dict(self.plan.model_dump(mode="json"))
+        if self.plan is None:
+            return None
+        return Plan.from_dict(self.plan.model_dump(mode="json", exclude_unset=True))
 
     def to_json(self) -> str:
         """The file's text; :func:`parse_config` gives an equal config back."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+        data = self.model_dump(mode="json", exclude_unset=True)
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def parse_config(data: bytes, *, where: str) -> Config:
@@ -223,19 +234,17 @@ def parse_config(data: bytes, *, where: str) -> Config:
         raise _refused(where, f"has {len(data):,} bytes", f"at most {MAX_CONFIG:,}")
     try:
         raw = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-        check_plain(raw, source=where)
-    except IrnetError as error:
-        raise PretrainedError(error.given, expected=error.expected, mend=_MEND) from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise _refused(
             where, f"is no JSON ({_short(error)})", "the JSON that save_pretrained writes"
         ) from error
+    _check_tree(raw, where)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         raise _refused(where, f"is of format {_short(found)}", f"format {FORMAT!r}")
-    if raw.get("format_version") != FORMAT_VERSION:
+    if type(version := raw.get("format_version")) is not int or version != FORMAT_VERSION:
         raise PretrainedError(
-            f"{where} is of format version {_short(raw.get('format_version'))}",
+            f"{where} is of format version {_short(version)}",
             expected=f"version {FORMAT_VERSION}",
             mend="install the irnet-convert that wrote it",
         )
@@ -263,6 +272,26 @@ def _of_schema(where: str, error: ValidationError) -> PretrainedError:
             given.append(f"{path} is {_short(item.get('input'))}")
             expected.append(item["msg"].removeprefix("Input should be ")[:200])
     return _refused(where, ": ".join(["does not follow its schema", "; ".join(given)]), "; ".join(expected))
+
+
+def _check_tree(raw: Any, where: str) -> None:
+    """Refuse more values, or more levels, than any config has, and numbers that are not finite."""
+    level, count = [raw], 0
+    for depth in range(MAX_DEPTH + 1):
+        count += len(level)
+        if not level:
+            return
+        if count > MAX_VALUES:
+            raise _refused(where, f"holds more than {MAX_VALUES:,} values", "the config of one network")
+        if any(isinstance(item, float) and not math.isfinite(item) for item in level):
+            raise _refused(where, f"holds a number that is not finite, {depth} levels deep", "finite numbers")
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    raise _refused(where, f"is nested deeper than {MAX_DEPTH} levels", "the config of one network")
 
 
 def _refused(where: str, problem: str, expected: str) -> PretrainedError:

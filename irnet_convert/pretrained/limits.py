@@ -26,6 +26,8 @@ from irnet_convert.errors import PretrainedError
 
 #: Bytes of config.json: the plan of a network with 3,000 layers has less than 1 MiB.
 MAX_CONFIG = 2 * 1024**2
+#: Values in it, all levels together, and levels.
+MAX_VALUES, MAX_DEPTH = 300_000, 20
 #: Bytes of a safetensors file's header and of an index of shards: about 100 a tensor.
 MAX_HEADER = 4 * 1024**2
 #: Numbers, strings, lists and mappings in the arguments of an architecture, all levels together.
@@ -68,7 +70,7 @@ class Budget:
             tensors=2 * tensors + 64,
             elements=2 * elements + (1 << 22),
             modules=5 * tensors + 200,
-            calls=12_000 * tensors + 300_000,
+            calls=8_000 * tensors + 200_000,
         )
 
 
