@@ -90,6 +90,6 @@ class Cost:
             )  # fmt: skip
         yield table
         yield (
-            "Ratios are to full precision, of compiled steps to compiled full precision. Waiting is the share "
-            "of the time that passes before a batch of JPEG images is decoded, cropped and there."
+            "Ratios are to full precision, of compiled steps to compiled full precision. Waiting is the "
+            "share of the time that passes before a batch of JPEG images is decoded, cropped and there."
         )
