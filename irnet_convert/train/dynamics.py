@@ -1,18 +1,21 @@
-"""How binary layers fare: signs that flipped, and latents that the surrogate gradient no longer reaches."""
+"""How binary layers fare: signs that flipped, latents and activations that the surrogate does not reach."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from irnet_convert.binary import METHODS
+from irnet_convert.binary import METHODS, Method
 from irnet_convert.binary.irnet import standardize
-from irnet_convert.layers import binary_layers
+from irnet_convert.layers import BinaryLayer, binary_layers
 from irnet_convert.recipe import EdeSpec
+from irnet_convert.train.evaluate import reduced
 
 #: A latent is saturated where the surrogate's slope is below this share of its peak.
 SATURATED = 0.01
@@ -53,10 +56,60 @@ def saturation(model: nn.Module, progress: float, ede: EdeSpec) -> dict[str, flo
         state = torch.tensor(
             method.schedule(progress, ede.t_min, ede.t_max), dtype=normed.dtype, device=normed.device
         )
-        slope = method.surrogate(normed, torch.ones_like(normed), state)
-        peak = method.surrogate(normed.new_zeros(1), normed.new_ones(1), state)
-        shares[path] = float((slope < SATURATED * peak).double().mean())
+        shares[path] = float(_saturated(method, normed, state))
     return shares
+
+
+def _saturated(method: Method, x: Tensor, state: Tensor) -> Tensor:
+    """The share of ``x`` at which the surrogate's slope is under 1 % of its peak, a float64 scalar."""
+    slope = method.surrogate(x, torch.ones_like(x), state)
+    peak = method.surrogate(x.new_zeros(1), x.new_ones(1), state)
+    return (slope < SATURATED * peak).double().mean()
+
+
+@contextmanager
+def watched_inputs(model: nn.Module, wanted: bool = True) -> Iterator[dict[str, list[Tensor]]]:
+    """Note, of each call of a layer that takes the sign of its input, the share of it that is saturated.
+
+    Nothing waits for the device: what is noted stays there until :func:`saturated_inputs` asks.
+
+    Args:
+        model: with binary layers or none, at the k and t of the step.
+        wanted: False watches nothing.
+
+    Yields:
+        Path of the layer → a float64 scalar for each call.
+    """
+    found: dict[str, list[Tensor]] = {}
+
+    def watch(path: str, layer: BinaryLayer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            with torch.no_grad():
+                x = layer.shifted(args[0].detach())
+                share = _saturated(METHODS[layer.method], x.to(layer.ede.dtype), layer.ede)
+            found.setdefault(path, []).append(share)
+
+        return look
+
+    layers = [each for each in binary_layers(model) if each[1].takes_signs] if wanted else []
+    handles = [layer.operator.register_forward_pre_hook(watch(path, layer)) for path, layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def saturated_inputs(noted: Mapping[str, list[Tensor]], accelerator: Accelerator) -> dict[str, float]:
+    """What :func:`watched_inputs` noted, as means over calls and processes; to be called by all of them.
+
+    Returns:
+        Path of the layer → 0 to 1.
+    """
+    if not noted:
+        return {}
+    means = torch.stack([torch.stack(shares).mean() for shares in noted.values()])
+    return dict(zip(noted, reduced(accelerator, means, "mean").tolist(), strict=True))
 
 
 def describe_epoch(

@@ -20,7 +20,7 @@ from irnet_convert.data import Loaders
 from irnet_convert.errors import DataError, TrainingError
 from irnet_convert.layers import binary_layers, set_binarized, set_progress
 from irnet_convert.recipe import Recipe
-from irnet_convert.train.dynamics import packed_signs
+from irnet_convert.train.dynamics import packed_signs, saturated_inputs, watched_inputs
 from irnet_convert.train.evaluate import evaluate_unless, reduced
 from irnet_convert.train.judge import judge
 from irnet_convert.train.notfinite import gradient_norm, last_good, locate, not_finite
@@ -83,6 +83,7 @@ class Trainer:
         self.position = Position()
         self.totals: dict[str, float] = {}  # of the epoch that runs
         self.rates: dict[str, float] = {}  # of the last step
+        self.saturated: dict[str, float] = {}  # shares of layers' inputs, in the epoch's last batch
         self.signs: dict[str, Tensor] = {}  # of the binary weights at the epoch's beginning
         self.metrics: dict[str, dict[str, float | int]] = {}
 
@@ -113,11 +114,9 @@ class Trainer:
         self.raw_optimizer = make_optimizer(self.student, spec.optimizer)
         self.accelerator._optimizers.clear()  # it would unscale the gradients once for each that it knows
         self.optimizer = self.accelerator.prepare(self.raw_optimizer)
+        steps = self.loaders.steps_per_epoch
         self.schedule = make_schedule(
-            self.raw_optimizer,
-            spec.schedule,
-            epochs=spec.epochs,
-            steps_per_epoch=self.loaders.steps_per_epoch,
+            self.raw_optimizer, spec.schedule, epochs=spec.epochs, steps_per_epoch=steps
         )
         if self.is_binary:
             for model in dict.fromkeys((self.student, self.judged)):
@@ -186,12 +185,15 @@ class Trainer:
             set_progress(self.student, self.progress(), t_min=ede.t_min, t_max=ede.t_max)
         sums: dict[str, Tensor] = {}
         means: dict[str, float] = {}
+        noted: dict[str, list[Tensor]] = {}
         fed: list[Tensor] = []
+        last = self.position.step + 1 == self.loaders.steps_per_epoch
         for images, labels in batches:
             with self.accelerator.accumulate(self.wrapped):
                 images, labels = self._prepared(images, labels)
                 fed.append(images)
-                parts = self._losses(images, labels)
+                with watched_inputs(self.student, last and len(fed) == len(batches)) as noted:
+                    parts = self._losses(images, labels)
                 self.accelerator.backward(parts["loss"])
                 for key, value in parts.items():
                     sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach()
@@ -201,6 +203,8 @@ class Trainer:
                         self.accelerator.clip_grad_norm_(self.student.parameters(), self.recipe.clip_grad)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+        if last:
+            self.saturated = saturated_inputs(noted, self.accelerator)
         self.position.step += 1
         self.position.total += 1
         self.rates = {group["name"]: group["lr"] for group in self.raw_optimizer.param_groups}

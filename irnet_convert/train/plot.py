@@ -124,7 +124,8 @@ def _lines(axis: Axes, epochs: list[Record], fields: dict[str, str]) -> None:
 
 def _layers(axis: Axes, epochs: list[Record], field: str) -> None:
     """A line for each layer: named while they are few, else faint."""
-    paths = list(epochs[0][field])
+    # Of all epochs: a layer's activations may be real in some stages.
+    paths = [path for path in epochs[-1][field] if all(path in epoch[field] for epoch in epochs)]
     named = len(paths) <= NAMED_LAYERS
     for path in paths:
         values = [100 * epoch[field][path] for epoch in epochs]
@@ -175,6 +176,13 @@ def _draw_saturation(axis: Axes, epochs: list[Record]) -> None:
     axis.legend()
 
 
+def _draw_inputs(axis: Axes, epochs: list[Record]) -> None:
+    axis.set_title("activations that the gradient no longer reaches, %")
+    _layers(axis, epochs, "saturated_inputs")
+    axis.set_ylim(0, 100)
+    axis.legend()
+
+
 def _draw_speed(axis: Axes, epochs: list[Record]) -> None:
     axis.set_title("training samples per second")
     axis.plot(_numbers(epochs), [epoch["samples_per_second"] for epoch in epochs], marker=".")
@@ -189,5 +197,6 @@ PANELS: dict[str, Callable[[Axes, list[Record]], None]] = {
     "ede": _draw_ede,
     "flipped": _draw_flips,
     "saturated_layers": _draw_saturation,
+    "saturated_inputs": _draw_inputs,
     "samples_per_second": _draw_speed,
 }

@@ -27,6 +27,7 @@ def epoch_record(trainer: Trainer) -> dict[str, Any]:
     if trainer.is_binary:
         ede = trainer.stage.spec.ede
         record |= describe_epoch(trainer.student, trainer.signs, trainer.progress(), ede)
+        record["saturated_inputs"] = trainer.saturated
     record["seconds"] = round(seconds, 3)
     record["samples_per_second"] = round(steps * trainer.recipe.batch_size / max(seconds, 1e-9), 1)
     return record

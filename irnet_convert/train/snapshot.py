@@ -53,6 +53,7 @@ def snapshot(trainer: Trainer, log_lines: int, everyones_rng: list[dict[str, Any
         "progress": trainer.progress(),
         "totals": trainer.totals,
         "rates": trainer.rates,
+        "saturated": trainer.saturated,
         "metrics": trainer.metrics,
         "log_lines": log_lines,
         "tree": tree,
@@ -86,7 +87,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> int:
         if trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(tree["scaler"])
         trainer.totals, trainer.rates = dict(state["totals"]), dict(state["rates"])
-        trainer.metrics = dict(state["metrics"])
+        trainer.saturated, trainer.metrics = dict(state["saturated"]), dict(state["metrics"])
         trainer.signs = tensors["signs"]
         _restore_rng(trainer, tree["rng"])
         return int(state["log_lines"])

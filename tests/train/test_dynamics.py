@@ -9,15 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from irnet_convert.layers import BinaryConv2d, BinaryLinear
+from irnet_convert.layers import (
+    BinaryConv2d,
+    BinaryLinear,
+    BinaryMultiheadAttention,
+    set_binarized,
+    set_progress,
+)
 from irnet_convert.recipe import EdeSpec
 from irnet_convert.train import finetune
 from irnet_convert.train.checkpoint import load_checkpoint
-from irnet_convert.train.dynamics import describe_epoch, packed_signs, saturation
+from irnet_convert.train.dynamics import (
+    describe_epoch,
+    packed_signs,
+    saturated_inputs,
+    saturation,
+    watched_inputs,
+)
 
 
 def network(seed: int) -> nn.Sequential:
@@ -87,3 +100,45 @@ def test_a_full_precision_run_says_nothing_of_binary_layers(tiny: Any) -> None:
     result = finetune(tiny(policy=None, epochs=1))
     line = json.loads((result.run_dir / "metrics.jsonl").read_text().splitlines()[1])
     assert not {"ede", "flipped", "saturated_layers", "progress"} & line.keys()
+
+
+def test_saturated_activations_are_those_of_an_independent_count() -> None:
+    torch.manual_seed(0)
+    conv, linear = BinaryConv2d(3, 4, 3).double(), BinaryLinear(4, 4).double()
+    real = BinaryLinear(4, 2, act_bits=32).double()
+    linear.add_threshold()
+    nn.init.normal_(linear.threshold)
+    attention = BinaryMultiheadAttention(4, 2).double()
+    model = nn.ModuleDict({"conv": conv, "linear": linear, "real": real, "attention": attention})
+    set_progress(model, 0.7)
+    x, rows = 3 * torch.randn(2, 3, 5, 5).double(), [torch.randn(5, 4).double() for _ in range(2)]
+    with watched_inputs(model) as noted:
+        conv(x)
+        real(linear(rows[0]))
+        linear(rows[1])
+        attention(rows[0], rows[0], rows[0])
+    found = saturated_inputs(noted, Accelerator(cpu=True))
+    limit = math.atanh(math.sqrt(0.99)) / float(conv.ede[1])
+
+    def share(values: torch.Tensor) -> float:
+        return float((values.abs() > limit).double().mean())
+
+    shifted = [share(each - linear.threshold.detach()) for each in rows]
+    wanted = {"conv": share(x), "linear": sum(shifted) / 2, "attention": share(rows[0])}
+    assert found == pytest.approx(wanted)
+    assert 0 < found["conv"] < 1
+    conv(x)
+    assert len(noted["conv"]) == 1  # it looks no longer
+    set_binarized(model, "weights")
+    with watched_inputs(model) as noted:
+        conv(x)
+    assert saturated_inputs(noted, Accelerator(cpu=True)) == {}
+
+
+def test_every_epoch_logs_the_activations_of_its_last_batch(tiny: Any) -> None:
+    result = finetune(tiny(grad_accumulation=2))
+    lines = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
+    first, second = (line["saturated_inputs"] for line in lines if line["event"] == "epoch")
+    assert first.keys() == second.keys() == lines[1]["saturated_layers"].keys()
+    assert all(0 <= value <= 1 for value in [*first.values(), *second.values()])
+    assert max(second.values()) > max(first.values())  # t has grown tenfold
