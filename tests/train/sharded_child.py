@@ -1,4 +1,4 @@
-"""One of several processes that train a sharded network beside a whole one, and tell how far they are apart."""
+"""One of two processes that train a sharded network beside a whole one and tell how far apart they are."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def _compare(rank: int, world: int, folder: Path) -> dict[str, object]:
     gathered = {key: _whole(value) for key, value in state.items()}
     distance = max(float((gathered[key] - value).abs().max()) for key, value in whole.state_dict().items())
     save(state, storage_writer=HuggingFaceStorageWriter(path=str(folder / "saved"), save_distributed=True))
+    rows = {key: value.to_local().shape[0] for key, value in state.items() if isinstance(value, DTensor)}
     fresh = {key: torch.zeros_like(value) for key, value in state.items()}
     load(fresh, storage_reader=HuggingFaceStorageReader(path=str(folder / "saved")))
     return {
-        "outputs": outputs, "weights": distance,
-        "rows": {key: list(value.to_local().shape) for key, value in state.items() if isinstance(value, DTensor)},
+        "outputs": outputs, "weights": distance, "rows": rows,
         "loaded": all(torch.equal(_local(fresh[key]), _local(value)) for key, value in state.items()),
     }  # fmt: skip
 
