@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from conftest import TEACHER, TINY
 from safetensors.torch import load_file
 
@@ -181,3 +182,27 @@ def test_the_command_line_teaches_and_prints_errors_as_text(
     assert f"Recipe: recipe file: {recipe_file}" in printed
     assert "trained       top-1" in printed
     assert main([str(recipe_file), "precision=fp32"]) == 2
+
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_takes_the_documented_configurations(path: Path) -> None:
+    config = load_config_from_file(str(path))
+    assert config.distributed_type == "MULTI_GPU"
+    assert config.mixed_precision == "no"
+    assert f"--config_file recipes/accelerate/{path.name}" in path.read_text()
+    assert (
+        f"({'../recipes/accelerate/' + path.name})"
+        in (CONFIGS.parents[1] / "docs/distributed.md").read_text()
+    )
+
+
+def test_the_cpu_configuration_starts_two_processes(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump({**TINY, "processes": 2, "epochs": 1, "output": str(tmp_path / "out")}))
+    port = ["--main_process_port", free_port()]
+    done = launch([*LAUNCH, "--config_file", str(CONFIGS / "cpu.yaml"), *port, *TRAIN, str(recipe)])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
