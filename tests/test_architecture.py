@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"recipe"},
     "packed": {"binary", "durable", "extras", "graph.example", "layers", "native"},
     "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
-              "graph.replay", "durable", "extras", "plain_yaml", "policy", "weights", "hub"},
+              "graph.replay", "durable", "extras", "plain_yaml", "policy", "weights", "hub", "pretrained"},
     "pretrained": {"layers", "graph", "convert", "report", "networks", "recipe", "packed",
                    "durable", "plain_yaml", "weights", "hub"},
     "cost": {"native", "layers", "convert", "networks", "data", "recipe"},

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 out = Console()
 
 ModelName = Annotated[
-    str, typer.Argument(help="timm/NAME, torchvision/NAME, or the directory of a run.", metavar="MODEL")
+    str,
+    typer.Argument(
+        help="timm/NAME, torchvision/NAME, a run's directory, or a saved model (hf://org/name, ./DIRECTORY).",
+        metavar="MODEL",
+    ),
 ]
 PolicyName = Annotated[
     str | None,
@@ -60,15 +64,21 @@ def show(item: Any, as_json: bool) -> None:
 
 def model_named(name: str, kwargs: str) -> nn.Module:
     """The model that the command line names: a run's, or a library's with fresh weights."""
-    from irnet_convert.networks import create_model
     from irnet_convert.networks.create import model_spec_of
+    from irnet_convert.pretrained.named import model_of
 
     if (Path(name) / "recipe.yaml").is_file():
         from irnet_convert.train import load
 
         return load(name)
     spec = model_spec_of(name)
-    return create_model(spec.model_copy(update={"kwargs": _json_object(kwargs)}))
+    found = _json_object(kwargs)
+    if found and spec.is_saved:
+        raise ModelError(
+            f"--model-kwargs of the saved model {name}", expected="none: it has its own arguments",
+            mend="leave them out",
+        )  # fmt: skip
+    return model_of(spec.model_copy(update={"kwargs": found}))
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -65,6 +65,12 @@ def create_model(spec: ModelSpec | str) -> nn.Module:
     """
     spec = model_spec_of(spec) if isinstance(spec, str) else spec
     library, _, name = spec.name.partition("/")
+    if spec.is_saved:
+        raise ModelError(
+            f"create_model of the saved model {spec.name}",
+            expected="timm/NAME or torchvision/NAME",
+            mend=f"irnet_convert.from_pretrained({spec.name!r})",
+        )
     reserved = sorted(RESERVED & spec.kwargs.keys())
     if reserved:
         raise ModelError(

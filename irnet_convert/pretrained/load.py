@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -85,14 +86,14 @@ def locate(dir_or_repo: str | Path, *, revision: str | None = None, offline: boo
     """
     path = Path(dir_or_repo)
     if isinstance(dir_or_repo, Path) or not str(dir_or_repo).startswith("hf://"):
-        if path.is_dir():
+        if os.path.isdir(path):  # which takes any text
             if revision is not None:
                 raise PretrainedError(
                     f"revision={revision!r} of the directory {path}", expected="a directory has none",
                     mend=f"for the repository on the Hub write hf://{dir_or_repo}",
                 )  # fmt: skip
             return Place(name=str(path), get=lambda name, most: _local(path, name, most))
-        if isinstance(dir_or_repo, Path) or path.exists() or _means_a_path(str(dir_or_repo)):
+        if isinstance(dir_or_repo, Path) or os.path.exists(path) or _means_a_path(str(dir_or_repo)):
             raise PretrainedError(
                 f"there is no directory {str(dir_or_repo)!r}",
                 expected="a directory that irnet_convert.save_pretrained wrote, or org/name on the Hub",

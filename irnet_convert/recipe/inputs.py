@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -18,35 +19,75 @@ from irnet_convert.recipe.block import (
     refuse,
 )
 
+# A path that cannot be taken for a library's name: it begins with a dot, a slash, a tilde or a drive.
+_PATH = re.compile(r"(\.|/|~|\\|[A-Za-z]:[\\/])")
+
+
+#: Largest whole number among a network's arguments: widths, depths, classes.
+MAX_ARGUMENT = 65_536
+
 
 class ModelSpec(Block):
     """A network and where its weights come from.
 
     Attributes:
-        name: ``timm/NAME`` or ``torchvision/NAME``; the project's CIFAR networks are timm names.
+        name: ``timm/NAME`` or ``torchvision/NAME``; the project's CIFAR networks are timm names. Or a
+            model that ``save_pretrained`` wrote, with its weights: ``hf://org/name[@revision]``, or a
+            directory that begins with ``./`` or is absolute.
         kwargs: plain data for the library's factory (``num_classes``, ``drop_path_rate``, ...).
         pretrained: load the library's own weights (timm's, or torchvision's ``DEFAULT``).
         checkpoint: a ``.safetensors`` file to load strictly instead.
     """
 
-    name: str
+    name: PathText
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     pretrained: bool = False
     checkpoint: PathText | None = None
 
+    @field_validator("kwargs")
+    @classmethod
+    def _reasonable(cls, kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        _check_arguments(kwargs)
+        return kwargs
+
     @field_validator("name")
     @classmethod
     def _library(cls, name: str) -> str:
+        if name.startswith("hf://") or _PATH.match(name):
+            return name
         library, slash, rest = name.partition("/")
         if library not in ("timm", "torchvision") or not slash or not rest:
-            raise refuse("", f"is {name!r}", "timm/NAME or torchvision/NAME")
+            raise refuse("", f"is {name!r}", "timm/NAME, torchvision/NAME, hf://org/name or ./DIRECTORY")
         return name
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether ``name`` is a saved model, which has its own arguments and weights."""
+        return self.name.partition("/")[0] not in ("timm", "torchvision")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.pretrained and self.checkpoint is not None:
             raise refuse("checkpoint", "is set together with pretrained: true", "one source of weights")
+        if self.is_saved and (self.kwargs or self.pretrained or self.checkpoint is not None):
+            key = "kwargs" if self.kwargs else "pretrained" if self.pretrained else "checkpoint"
+            raise refuse(key, f"is set, and {self.name} is a saved model", f"{key} left out: it has its own")
         return self
+
+
+def _check_arguments(value: JsonValue) -> int:
+    """How many values there are in a factory's arguments; refuses what no network has."""
+    if isinstance(value, str) and len(value) > 256:
+        raise refuse("", f"holds a string of {len(value):,} characters", "256 at most")
+    if isinstance(value, int) and abs(value) > MAX_ARGUMENT:
+        raise refuse(
+            "", f"holds {value if value.bit_length() < 99 else 'a number'}", f"{MAX_ARGUMENT:,} at most"
+        )
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    count = 1 + sum(map(_check_arguments, items))
+    if count > 1000:
+        raise refuse("", f"holds {count:,} values", "1,000 at most")
+    return count
 
 
 class DataSpec(Block):

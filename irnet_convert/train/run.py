@@ -13,12 +13,13 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from irnet_convert.convert import binarize, plan_of
+from irnet_convert.convert import binarize, is_binarized, plan_of
 from irnet_convert.data import make_loaders
 from irnet_convert.data.revision import describe_data
 from irnet_convert.errors import RecipeError
 from irnet_convert.hub import go_offline
-from irnet_convert.networks import create_model
+from irnet_convert.networks.origin import origin_of
+from irnet_convert.pretrained.named import model_of
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.checkpoint import encode_tensors, newest_whole, set_aside_after
 from irnet_convert.train.evaluate import check_classifier
@@ -29,6 +30,7 @@ from irnet_convert.train.rundir import (
     LOG,
     MetricsLog,
     check_run_dir,
+    write_architecture,
     write_description,
     write_weights,
 )
@@ -117,7 +119,7 @@ def train_taken(taken: TakenRecipe, *, resume: bool = False) -> Result:
     for role, model in (("student", student), ("teacher", teacher)):
         if model is not None:
             check_classifier(model, recipe.transforms.input_size, loaders.num_classes, role)
-    plan = plan_of(student) if recipe.policy is not None else None
+    plan = plan_of(student) if is_binarized(student) else None
     trainer = Trainer(
         recipe=recipe,
         accelerator=accelerator,
@@ -138,6 +140,8 @@ def train_taken(taken: TakenRecipe, *, resume: bool = False) -> Result:
         data=describe_data(recipe.data, loaders) if accelerator.is_main_process else None,
         resume=resume,
     )
+    if recipe.model.is_saved and accelerator.is_main_process:
+        write_architecture(run_dir, origin_of(student))
     if trackers:
         accelerator.init_trackers("tracking")
     log = MetricsLog(run_dir / LOG, accelerator, lines)
@@ -154,11 +158,11 @@ def build_networks(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
     Raises:
         IrnetError: a network cannot be built or converted.
     """
-    original = create_model(recipe.model)
+    original = model_of(recipe.model)
     if recipe.teacher == "same":
         teacher = original
     else:
-        teacher = create_model(recipe.teacher) if recipe.teacher is not None else None
+        teacher = model_of(recipe.teacher) if recipe.teacher is not None else None
     if recipe.policy is None:
         student = copy.deepcopy(original) if teacher is original else original
     else:
@@ -203,7 +207,9 @@ def _evaluate_start(trainer: Trainer, log: MetricsLog, stop: StopSignal) -> None
     """Judge the teacher, and the student as converted where it starts from trained weights."""
     networks = {"teacher": trainer.teacher}
     model, init = trainer.recipe.model, trainer.recipe.init
-    if trainer.is_binary and (model.pretrained or model.checkpoint is not None or init is not None):
+    if trainer.is_binary and (
+        model.pretrained or model.checkpoint is not None or model.is_saved or init is not None
+    ):
         networks["before"] = trainer.student
     for name, network in networks.items():
         found = trainer.evaluate(network, stop) if network is not None else {}

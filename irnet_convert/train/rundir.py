@@ -13,10 +13,12 @@ from accelerate import Accelerator
 
 from irnet_convert.durable import UNFINISHED, append_synced, sync_directory, write_whole
 from irnet_convert.errors import CheckpointError, IrnetError
+from irnet_convert.networks.origin import Origin
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.provenance import Given, environment
 
 RECIPE, PLAN, WEIGHTS, LOG = "recipe.yaml", "plan.json", "model.safetensors", "metrics.jsonl"
+ARCHITECTURE = "architecture.json"
 ENVIRONMENT, CHECKPOINTS, GIVEN = "environment.json", "checkpoints", "recipe.given.yaml"
 
 # Fields of the log that no two runs share.
@@ -204,6 +206,17 @@ def write_description(
             write_json(run_dir / PLAN, plan.to_dict())
         # Last: a directory whose recipe is empty is one in which nothing has begun.
         write_whole(run_dir / RECIPE, recipe.to_yaml().encode())
+
+
+def write_architecture(run_dir: Path, origin: Origin | None) -> None:
+    """Keep what a saved model is built from: the run is then loaded without the place that it came from.
+
+    Raises:
+        CheckpointError: the disk refused it.
+    """
+    assert origin is not None  # from_pretrained says it of every model
+    with _written(run_dir):
+        write_json(run_dir / ARCHITECTURE, {"name": origin.name, "kwargs": dict(origin.kwargs)})
 
 
 def _with_history(path: Path, now: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,11 +15,12 @@ from irnet_convert.errors import CheckpointError
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.replay import replay
 from irnet_convert.networks import create_model
-from irnet_convert.recipe import Recipe
+from irnet_convert.networks.origin import Images, origin_of, set_origin
+from irnet_convert.recipe import ModelSpec, Recipe
 from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.train.evaluate import evaluate
 from irnet_convert.train.launch import make_accelerator
-from irnet_convert.train.rundir import PLAN, WEIGHTS, read_recipe
+from irnet_convert.train.rundir import ARCHITECTURE, PLAN, WEIGHTS, read_recipe
 from irnet_convert.weights import load_strictly, read_safetensors
 
 
@@ -45,12 +47,27 @@ def load(run_dir: str | Path) -> nn.Module:
             mend="go on with it by --resume",
         )
     spec = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
-    model = create_model(spec)
-    if recipe.policy is not None:
+    model = create_model(_read_architecture(run_dir / ARCHITECTURE) if spec.is_saved else spec)
+    if recipe.policy is not None or (run_dir / PLAN).is_file():
         model = replay(model, _read_plan(run_dir / PLAN))
     model.to(torch.float64 if recipe.precision == "fp64" else torch.float32)
     load_strictly(model, read_safetensors(run_dir / WEIGHTS), source=str(run_dir / WEIGHTS))
+    origin = origin_of(model)
+    if origin is not None:
+        set_origin(model, replace(origin, images=Images.of_transforms(recipe.transforms)))
     return model.eval()
+
+
+def _read_architecture(path: Path) -> ModelSpec:
+    try:
+        data = json.loads(path.read_text())
+        return ModelSpec(name=data["name"], kwargs=data["kwargs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a ValidationError is a ValueError
+        raise CheckpointError(
+            f"the architecture {path} cannot be read ({error})",
+            expected="the one that the run was started with",
+            mend="restore the file; without it the network cannot be rebuilt",
+        ) from error
 
 
 def _read_plan(path: Path) -> Plan:

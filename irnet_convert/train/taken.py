@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from irnet_convert.recipe import FoundRecipe, Recipe
+from irnet_convert.pretrained.named import pinned
+from irnet_convert.recipe import FoundRecipe, ModelSpec, Recipe
 from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.recipe.read import ReadRecipe, read_recipe
 from irnet_convert.train.launch import in_main_process
@@ -47,11 +48,23 @@ def take(
     overrides = tuple(overrides)
     if isinstance(recipe, Recipe):
         changed = Recipe.from_dict(apply_overrides(recipe.to_dict(), overrides)) if overrides else recipe
-        return TakenRecipe(recipe=changed, given=Given(overrides=overrides))
+        return TakenRecipe(recipe=_pinned(changed, offline), given=Given(overrides=overrides))
     name = recipe
     read = in_main_process(lambda: read_recipe(name, offline=offline))
     whole = Recipe.from_dict(apply_overrides(read.data, overrides), source=read.found.where)
-    return TakenRecipe(recipe=whole, given=_given(read, overrides), found=(read.found, *read.bases))
+    return TakenRecipe(
+        recipe=_pinned(whole, offline), given=_given(read, overrides), found=(read.found, *read.bases)
+    )
+
+
+def _pinned(recipe: Recipe, offline: bool | None) -> Recipe:
+    """The recipe with each saved model on the Hub at its commit, and fetched: by the main process, once."""
+    specs = {"model": recipe.model, "teacher": recipe.teacher}
+    saved = {key: spec for key, spec in specs.items() if isinstance(spec, ModelSpec) and spec.is_saved}
+    if not saved:
+        return recipe
+    found = in_main_process(lambda: {key: pinned(spec, offline=offline) for key, spec in saved.items()})
+    return recipe.model_copy(update=found)
 
 
 def _given(read: ReadRecipe, overrides: tuple[str, ...]) -> Given:

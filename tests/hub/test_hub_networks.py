@@ -1,0 +1,132 @@
+"""Teachers and students by name: saved models on a Hub on loopback, and in directories, in recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_server import TOKEN, FakeHub
+
+import irnet_convert
+from irnet_convert.errors import IrnetError, ModelError, RecipeError
+from irnet_convert.networks import create_model
+from irnet_convert.pretrained.named import architecture_of, model_of, pinned
+from irnet_convert.recipe import ModelSpec, Recipe
+
+SPEC = ModelSpec(name="timm/test_resnet", kwargs={"num_classes": 10})
+
+
+def recipe(tmp_path: Path, **changes: Any) -> Recipe:
+    return Recipe.from_dict(
+        {
+            "name": "tiny",
+            "model": SPEC.model_dump(),
+            "data": {
+                "name": "builtin/synthetic",
+                "num_classes": 10,
+                "train_limit": 8,
+                "eval_limit": 8,
+                "workers": 0,
+            },
+            "epochs": 1,
+            "batch_size": 4,
+            "output": str(tmp_path / "run"),
+        }
+        | changes
+    )
+
+
+@pytest.fixture
+def teacher(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A full-precision network under ``org/teacher``, and another in a later commit."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    torch.manual_seed(1)
+    made = create_model(SPEC)
+    pushed = irnet_convert.push_to_hub(made, "org/teacher")
+    irnet_convert.push_to_hub(create_model(SPEC), "org/teacher")
+    return made, pushed.commit
+
+
+def test_a_run_with_a_teacher_and_a_student_by_name(teacher: Any, hub: FakeHub, tmp_path: Path) -> None:
+    commit = teacher[1]
+    one = recipe(
+        tmp_path,
+        model={"name": f"hf://org/teacher@{commit}"},
+        teacher={"name": f"hf://org/teacher@{commit[:40]}"},
+        distill={"weight": 1.0},
+        epochs=1,
+    )
+    result = irnet_convert.finetune(one)
+    assert "teacher" in result.metrics
+    assert "before" in result.metrics  # the student began from weights
+    # The run is loaded without the Hub.
+    hub.fails("500", "", None)
+    hub.requests.clear()
+    again = irnet_convert.load(result.run_dir)
+    assert hub.requests == []
+    assert irnet_convert.is_binarized(again)
+    saved = irnet_convert.save_pretrained(again, tmp_path / "saved")
+    config = json.loads((saved / "config.json").read_text())
+    assert config["architecture"]["name"] == "timm/test_resnet"
+    assert config["images"]["input_size"] == [3, 32, 32]
+
+
+def test_the_run_keeps_the_commit(teacher: Any, tmp_path: Path) -> None:
+    one = recipe(tmp_path, teacher={"name": "hf://org/teacher"}, distill={"weight": 1.0})
+    result = irnet_convert.finetune(one)
+    kept = Recipe.load(result.run_dir / "recipe.yaml").teacher
+    assert isinstance(kept, ModelSpec)
+    name, _, revision = kept.name.partition("@")
+    assert name == "hf://org/teacher"
+    assert len(revision) == 40
+    assert revision != teacher[1]  # the newest
+
+
+def test_a_student_that_is_binary_already_goes_on(teacher: Any, tmp_path: Path) -> None:
+    student = irnet_convert.binarize(teacher[0], example_input=torch.zeros(2, 3, 32, 32))
+    where = irnet_convert.save_pretrained(student, tmp_path / "student", packed=False)
+    result = irnet_convert.finetune(recipe(tmp_path, model={"name": str(where)}, policy=None))
+    again = irnet_convert.load(result.run_dir)
+    assert irnet_convert.plan_of(again).to_dict() == irnet_convert.plan_of(student).to_dict()
+    with pytest.raises(ModelError, match="already binary"):
+        irnet_convert.finetune(recipe(tmp_path, model={"name": str(where)}, output=str(tmp_path / "other")))
+
+
+def test_what_a_name_means(teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, commit = teacher
+    named = model_of(ModelSpec(name=f"hf://org/teacher@{commit}"))
+    assert named.training
+    assert all(torch.equal(value, made.state_dict()[key]) for key, value in named.state_dict().items())
+    assert architecture_of(ModelSpec(name="hf://org/teacher")).kwargs == {"num_classes": 10}
+    monkeypatch.chdir(tmp_path)
+    irnet_convert.save_pretrained(made, "here")
+    assert pinned(ModelSpec(name="./here")).name == "./here"
+    assert pinned(SPEC) == SPEC
+    assert type(model_of(ModelSpec(name="./here"))) is type(made)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "hf://org/teacher", "kwargs": {"num_classes": 3}},
+        {"name": "hf://org/teacher", "pretrained": True},
+        {"name": "./here", "checkpoint": "x.safetensors"},
+        {"name": "org/teacher"},
+        {"name": "https://org/teacher"},
+    ],
+)
+def test_blocks_that_contradict_themselves(tmp_path: Path, model: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="model"):
+        recipe(tmp_path, model=model)
+
+
+@pytest.mark.parametrize(
+    "name", ["hf://org/nothing", "hf://org", "hf://datasets/a/b", "./nothing", "hf://a/b/c.yaml"]
+)
+def test_names_of_nothing_end_before_anything_is_written(hub: FakeHub, tmp_path: Path, name: str) -> None:
+    with pytest.raises(IrnetError):
+        irnet_convert.finetune(recipe(tmp_path, teacher={"name": name}, distill={"weight": 1.0}))
+    assert not (tmp_path / "run").exists()
