@@ -102,6 +102,12 @@ class TrainingError(IrnetError):
     """Training cannot go on: the loss is no longer finite."""
 
 
+def shown(value: object, most: int = 300) -> str:
+    """``repr(value)`` for the text of an error, cut after ``most`` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     """The names closest to ``name``, for the text of an error.
 

@@ -8,11 +8,15 @@ takes memory as it goes: so what repeats is bounded, and calls and fuzzy matchin
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import regex
 
+from irnet_convert.errors import PolicyError
+
 MAX_LENGTH = 500  # characters of a pattern, and of a glob
 MAX_REPEATS = 1_000  # product of all counted repeats of a pattern
+MAX_WORK = 40_000  # of all patterns of a policy, characters times repeats: up to 30 µs and 300 bytes each
 SECONDS = 0.5  # of processor time for all the slow matches of one :class:`Patience`
 
 _ESCAPE = regex.compile(r"\\.", regex.DOTALL)
@@ -34,18 +38,43 @@ def problem_of(pattern: str) -> str | None:
     bare = _ESCAPE.sub("", pattern)
     if _GROUP.search(bare):
         return "it has a group of a kind that is not taken: recursion, condition, branch reset, flags, ..."
-    product = 1
     for inside in _BRACES.findall(bare):
         if not _COUNTED.fullmatch(inside):
             return f"it has {{{inside[:20]}}}, which is no counted repeat"
-        product *= max(1, *(int(number or 1) for number in inside.split(",")))
+    product = _repeats(bare)
     if product > MAX_REPEATS:
         return f"its counted repeats multiply to {product:,}, and {MAX_REPEATS:,} is the most"
+    if product * len(pattern) > MAX_WORK // 2:
+        return f"its length times its counted repeats is {product * len(pattern):,}, above {MAX_WORK // 2:,}"
     try:
         regex.compile(pattern)
     except (regex.error, RecursionError, OverflowError, ValueError) as error:
         return str(error)
     return None
+
+
+def _repeats(bare: str) -> int:
+    """The product of a pattern's counted repeats, as large as their nesting could make it."""
+    product = 1
+    for inside in _BRACES.findall(bare):
+        if _COUNTED.fullmatch(inside):
+            product *= max(1, *(int(number or 1) for number in inside.split(",")))
+    return product
+
+
+def check_total(patterns: Iterable[str]) -> None:
+    """Refuse more regular expressions in one policy than anybody writes, before one is compiled.
+
+    Raises:
+        PolicyError: they would take too long, or too much memory.
+    """
+    work = sum(len(each) * _repeats(_ESCAPE.sub("", each)) for each in patterns)
+    if work > MAX_WORK:
+        raise PolicyError(
+            f"a policy's regular expressions, characters times counted repeats, come to {work:,}",
+            expected=f"at most {MAX_WORK:,}",
+            mend="use globs, which cost nothing, or one expression for several layers",
+        )
 
 
 class Patience:

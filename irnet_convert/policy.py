@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from irnet_convert.binary import METHODS
-from irnet_convert.errors import PolicyError, RecipeError, UnknownNameError, nearest
-from irnet_convert.patterns import MAX_LENGTH, SECONDS, Patience, problem_of
+from irnet_convert.errors import PolicyError, RecipeError, UnknownNameError, nearest, shown
+from irnet_convert.patterns import MAX_LENGTH, SECONDS, Patience, check_total, problem_of
 from irnet_convert.plain_yaml import dump_yaml, load_yaml
 
 ACTIONS = ("keep", "binarize")
@@ -102,7 +102,7 @@ class Rule:
             raise self._malformed("kernel_size", "a positive number, or a list of them")
         if self.method not in METHODS:
             raise UnknownNameError(
-                f"rule {self}: method {self.method!r}", expected=nearest(str(self.method), METHODS),
+                f"rule {self}: method {shown(self.method)}", expected=nearest(str(self.method), METHODS),
                 mend="name a row of irnet_convert.binary.METHODS",
             )  # fmt: skip
         self._check_pattern()
@@ -119,7 +119,7 @@ class Rule:
 
     def _malformed(self, key: str, expected: str) -> PolicyError:
         return PolicyError(
-            f"rule field {key} is {getattr(self, key)!r}",
+            f"rule field {key} is {shown(getattr(self, key))}",
             expected=expected,
             mend=f"correct {key} in the rule",
         )
@@ -189,7 +189,7 @@ class Rule:
         """
         if not isinstance(data, Mapping):
             raise PolicyError(
-                f"a rule is {data!r}", expected="a mapping such as {action: keep, name: layer4.*}",
+                f"a rule is {shown(data)}", expected="a mapping such as {action: keep, name: layer4.*}",
                 mend="write each rule as a list item with key: value lines",
             )  # fmt: skip
         known = {f.name for f in fields(cls)}
@@ -200,14 +200,14 @@ class Rule:
                 )
         if "action" not in data:
             raise PolicyError(
-                f"rule {dict(data)!r} has no action",
+                f"rule {shown(dict(data))} has no action",
                 expected="action: keep or action: binarize",
                 mend="add it",
             )
         return cls(**data)
 
     def __str__(self) -> str:
-        return "{" + ", ".join(f"{k}: {v}" for k, v in self.to_dict().items()) + "}"
+        return "{" + ", ".join(f"{k}: {str(v)[:100]}" for k, v in self.to_dict().items()) + "}"
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class Policy:
         """
         if not isinstance(name, str) or name not in PRESETS:
             raise UnknownNameError(
-                f"policy preset {name!r}",
+                f"policy preset {shown(name)}",
                 expected=nearest(str(name), PRESETS),
                 mend="name a preset, or pass a Policy: Policy.load(FILE) reads a YAML file",
             )
@@ -285,10 +285,12 @@ class Policy:
             return cls.preset(data)
         if not isinstance(data, Sequence):
             raise PolicyError(
-                f"a policy is {data!r}", expected="the name of a preset or a list of rules",
+                f"a policy is {shown(data)}", expected="the name of a preset or a list of rules",
                 mend="write the rules as a YAML list",
             )  # fmt: skip
         rules: list[Rule] = []
+        names = [item.get("name") for item in data if isinstance(item, Mapping)]
+        check_total(name[3:] for name in names if isinstance(name, str) and name.startswith("re:"))
         for item in data:
             if isinstance(item, Mapping) and set(item) == {"preset"}:
                 rules.extend(cls.preset(item["preset"]))

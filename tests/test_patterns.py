@@ -47,6 +47,7 @@ def test_what_is_taken(pattern: str) -> None:
         ("[a", "unterminated"),
         ("*", "nothing to repeat"),
         ("a" * 501, "longer than 500"),
+        ("(abcdefghijklmnopqrstuvwxyz){1000}", "34,000"),
     ],
 )
 def test_what_is_not_taken(pattern: str, problem: str) -> None:

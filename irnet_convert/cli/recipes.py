@@ -82,7 +82,7 @@ def validate(
 
     Examples: `irnet-convert recipe validate my.yaml`, `irnet-convert recipe validate org/name`
     """
-    from irnet_convert.networks.dry import check_networks
+    from irnet_convert.pretrained.dry import check_networks
 
     found = _load(recipe, offline, overrides)
     for line in check_networks(found):

@@ -10,7 +10,14 @@ from typing import Any
 from irnet_convert import hub
 from irnet_convert.errors import RecipeError, nearest
 from irnet_convert.plain_yaml import load_yaml
-from irnet_convert.recipe.find import FoundRecipe, bundled_recipes, fetch_recipe, find_recipe, means_hub
+from irnet_convert.recipe.find import (
+    MAX_BYTES,
+    FoundRecipe,
+    bundled_recipes,
+    fetch_recipe,
+    find_recipe,
+    means_hub,
+)
 
 #: How many recipes may stand below one another, the first included.
 MAX_DEPTH = 4
@@ -19,7 +26,12 @@ MAX_DEPTH = 4
 NOT_INHERITED = ("name", "description", "expect")
 
 # Where a recipe would write or read a file of this machine.
-_PATHS = (("output",), ("init",), ("model", "checkpoint"), ("teacher", "checkpoint"))
+_PATHS = (
+    ("output",),
+    ("init",),
+    ("data", "name"),
+    *((role, key) for role in ("model", "teacher") for key in ("name", "checkpoint")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +104,8 @@ def _place(found: FoundRecipe) -> str:
 
 def _bytes_of(found: FoundRecipe) -> bytes:
     try:
-        return found.path.read_bytes()
+        with found.path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)  # one more than load_yaml takes
     except OSError as error:
         raise RecipeError(
             f"{found.where} cannot be read ({error.strerror})",

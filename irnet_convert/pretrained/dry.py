@@ -1,0 +1,45 @@
+"""A recipe's networks, built without memory for their weights, and without patience for absurd ones."""
+
+from __future__ import annotations
+
+from irnet_convert.errors import ModelError, PretrainedError
+from irnet_convert.networks import create_model
+from irnet_convert.pretrained.build import on_meta
+from irnet_convert.pretrained.limits import Budget, counted
+from irnet_convert.recipe import Recipe
+from irnet_convert.recipe.inputs import ModelSpec
+
+#: The largest models of timm have 3,000 tensors and 5·10⁹ parameters.
+_MOST = Budget(tensors=10_000, elements=10**10, modules=50_000, calls=20_000_000)
+
+
+def check_networks(recipe: Recipe) -> list[str]:
+    """Build what the recipe names on the meta device; a saved model is not fetched for that.
+
+    Returns:
+        A line for each network: its name and its number of parameters.
+
+    Raises:
+        UnknownNameError: no such model.
+        ModelError: its factory refuses the arguments, or would make more than any network has.
+    """
+    specs = {"model": recipe.model}
+    if isinstance(recipe.teacher, ModelSpec):
+        specs["teacher"] = recipe.teacher
+    return [f"{key}: {_described(spec)}" for key, spec in specs.items()]
+
+
+def _described(spec: ModelSpec) -> str:
+    if spec.is_saved:
+        return f"{spec.name}, a saved model"
+    fresh = spec.model_copy(update={"pretrained": False, "checkpoint": None})
+    try:
+        with counted(_MOST, spec.name):
+            model = on_meta(lambda: create_model(fresh))
+    except PretrainedError as error:
+        raise ModelError(
+            error.given,
+            expected=f"at most {_MOST.tensors:,} tensors and {_MOST.elements:,} parameters",
+            mend="correct model.kwargs",
+        ) from None
+    return f"{spec.name}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters"
