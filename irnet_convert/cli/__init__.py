@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from irnet_convert.cli import conversion, coverage, deployment, recipes, share, training
+from irnet_convert.cli import conversion, coverage, deployment, models, recipes, share, training
 from irnet_convert.cli.benches import bench_app
 from irnet_convert.errors import IrnetError
 
@@ -30,6 +30,7 @@ app.command("train")(training.train)
 app.command("eval")(training.evaluate)
 app.command("plot")(training.plot)
 app.command("pack")(deployment.pack)
+app.command("push")(models.push)
 app.add_typer(bench_app, name="bench")
 app.add_typer(recipe_app, name="recipe")
 recipe_app.command("list")(recipes.recipe_list)
