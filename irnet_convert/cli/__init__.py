@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from irnet_convert.cli import conversion, coverage, deployment, models, recipes, share, training
+from irnet_convert.cli import conversion, coverage, deployment, models, recipes, sensitivity, share, training
 from irnet_convert.cli.benches import bench_app
 from irnet_convert.errors import IrnetError
 
@@ -29,6 +29,7 @@ app.command("coverage")(coverage.coverage)
 app.command("train")(training.train)
 app.command("eval")(training.evaluate)
 app.command("plot")(training.plot)
+app.command("sensitivity")(sensitivity.sensitivity)
 app.command("pack")(deployment.pack)
 app.command("push")(models.push)
 app.add_typer(bench_app, name="bench")

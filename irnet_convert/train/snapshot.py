@@ -87,7 +87,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> int:
         if trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(tree["scaler"])
         trainer.totals, trainer.rates = dict(state["totals"]), dict(state["rates"])
-        trainer.saturated, trainer.metrics = dict(state["saturated"]), dict(state["metrics"])
+        trainer.metrics = dict(state["metrics"])
+        trainer.saturated = dict(state.get("saturated", {}))  # earlier checkpoints have none
         trainer.signs = tensors["signs"]
         _restore_rng(trainer, tree["rng"])
         return int(state["log_lines"])
