@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from irnet_convert.pretrained.dry import check_networks
 from irnet_convert.pretrained.named import pinned
 from irnet_convert.recipe import FoundRecipe, ModelSpec, Recipe
 from irnet_convert.recipe.overrides import apply_overrides
@@ -35,7 +36,8 @@ def take(
 ) -> TakenRecipe:
     """The recipe that ``finetune`` was handed.
 
-    Of several processes the main one reads files and asks the Hub, and the others get what it read.
+    Of several processes the main one reads files and asks the Hub, and the others get what it read. The
+    networks of a recipe from the Hub are built once without memory, so that an absurd one is refused.
 
     Args:
         recipe: a recipe, or what names one (see :func:`irnet_convert.recipe.find_recipe`).
@@ -52,9 +54,10 @@ def take(
     name = recipe
     read = in_main_process(lambda: read_recipe(name, offline=offline))
     whole = Recipe.from_dict(apply_overrides(read.data, overrides), source=read.found.where)
-    return TakenRecipe(
-        recipe=_pinned(whole, offline), given=_given(read, overrides), found=(read.found, *read.bases)
-    )
+    found = (read.found, *read.bases)
+    if any(each.repo is not None for each in found):
+        check_networks(whole)  # what others wrote may ask for anything: before memory is spent
+    return TakenRecipe(recipe=_pinned(whole, offline), given=_given(read, overrides), found=found)
 
 
 def _pinned(recipe: Recipe, offline: bool | None) -> Recipe:

@@ -13,7 +13,7 @@ from hub_server import FakeHub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irnet_convert.errors import HubError, IrnetError, RecipeError, UnknownNameError
+from irnet_convert.errors import HubError, IrnetError, ModelError, RecipeError, UnknownNameError
 from irnet_convert.recipe import Recipe, find_recipe
 from irnet_convert.recipe.read import merge, read_recipe
 
@@ -303,6 +303,16 @@ def test_a_run_keeps_the_commit_and_needs_the_hub_no_more(hub: FakeHub, here: Pa
     assert (again / "model.safetensors").read_bytes() == (run_dir / "model.safetensors").read_bytes()
     assert finetune("org/tiny@v2", overrides=["output=third"], offline=True).steps == 2
     assert hub.requests == []
+
+
+def test_an_absurd_network_of_others_is_refused_before_memory_is_spent(hub: FakeHub, here: Path) -> None:
+    from irnet_convert.train.taken import take
+
+    wide = {"img_size": 8, "patch_size": 4, "embed_dim": 65536, "depth": 4, "num_heads": 2}
+    model = {"name": "timm/vit_tiny_patch16_224", "kwargs": wide}
+    hub.repo("org/wide").commit({"recipe.yaml": text(**{**TINY, "model": model})})
+    with pytest.raises(ModelError, match=r"(?s)more than 10,000,000,000 elements.*model\.kwargs"):
+        take("org/wide")
 
 
 def test_of_two_processes_the_main_one_asks_the_hub(hub: FakeHub, tmp_path: Path) -> None:
