@@ -48,6 +48,7 @@ class OptimizerSpec(Block):
         weight_decay: of real weights.
         latent_lr: learning rate of latent weights; null is ``lr``.
         latent_weight_decay: weight decay of latent weights; null is ``weight_decay``.
+        scale_lr: learning rate of the per-channel scales; null is ``lr``.
         scale_weight_decay: weight decay of the per-channel scales.
         kwargs: further plain data for the optimizer (``momentum``, ``betas``, ``eps``, ...).
     """
@@ -57,6 +58,7 @@ class OptimizerSpec(Block):
     weight_decay: NotNegative = 0.0
     latent_lr: Above0 | None = None
     latent_weight_decay: NotNegative | None = None
+    scale_lr: Above0 | None = None
     scale_weight_decay: NotNegative = 0.0
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
 

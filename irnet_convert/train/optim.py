@@ -32,6 +32,7 @@ def make_optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimiz
         spec.weight_decay,
         latent_lr=spec.latent_lr,
         latent_weight_decay=spec.latent_weight_decay,
+        scale_lr=spec.scale_lr,
         scale_weight_decay=spec.scale_weight_decay,
     )
     further: dict[str, Any] = dict(spec.kwargs)

@@ -175,10 +175,11 @@ def test_the_rate_warms_up_and_falls_per_step(tiny, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(loop_module.Trainer, "_step", noting)
     schedule = {"name": "cosine", "warmup_epochs": 1, "warmup_lr": 0.0, "min_lr": 0.0}
-    finetune(tiny(epochs=3, optimizer={"lr": 0.1, "latent_lr": 0.2}, schedule=schedule))
+    finetune(tiny(epochs=3, optimizer={"lr": 0.1, "latent_lr": 0.2, "scale_lr": 0.4}, schedule=schedule))
     expected = [i / 4 if i < 4 else 0.5 * (1 + math.cos(math.pi * i / 12)) for i in range(12)]
     assert [rate["decay"] for rate in rates] == pytest.approx([0.1 * each for each in expected])
     assert [rate["latents"] for rate in rates] == pytest.approx([0.2 * each for each in expected])
+    assert [rate["scales"] for rate in rates] == pytest.approx([0.4 * each for each in expected])
 
 
 @pytest.mark.parametrize("per", ["step", "epoch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,29 @@ def test_statistics_computed_anew_are_the_mean_over_both(tmp_path: Path) -> None
     for name, value in found.named_buffers():
         if "running" in name:
             torch.testing.assert_close(value, sums[name] / 2)
+
+
+def test_stages_and_rewrites_leave_no_parameter_without_a_gradient(tmp_path: Path) -> None:
+    """DistributedDataParallel would wait for it: a scale beside real weights, a threshold of real inputs."""
+    rules = [{"action": "keep", "position": "first"}, {"action": "binarize"}]  # the head too: it has a scale
+    binarize = ("none", "activations", "weights", "both")
+    stages = [
+        {"epochs": 1, "binarize": what, "optimizer": {"lr": 0.01 * i}} for i, what in enumerate(binarize, 1)
+    ]
+    recipe = {
+        **{key: value for key, value in TINY.items() if key != "epochs"},
+        "model": RESNET,
+        "policy": rules,
+        "rewrites": ["rprelu", "rsign", "shortcut"],
+        "stages": stages,
+        "ema": {"decay": 0.5},
+    }
+    for code, said in run_two(tmp_path, {}, {}, recipe=recipe):
+        assert code == 0, said
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    epochs = [line for line in map(json.loads, lines) if line["event"] == "epoch"]
+    assert [(line["stage"], line["flipped"] > 0) for line in epochs] == [(i, True) for i in range(1, 5)]
+    assert [set(line["saturated_inputs"]) == set(line["flipped_layers"]) for line in epochs] == [
+        False, True, False, True,
+    ]  # fmt: skip
+    assert load(tmp_path / "run").get_parameter("linear.scale").shape == (10,)
