@@ -69,6 +69,23 @@ def test_any_number_of_threads_gives_the_same(
         assert torch.equal(plan.run([x], threads=threads)[0], run_reference(program, blob, [x])[0])
 
 
+@pytest.mark.parametrize("side", [6, 80])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_batch_is_its_images_however_it_is_cut(plan: Plan, threads: int, side: int) -> None:
+    """Large images go through the whole program one by one, small ones some at a time, the last ones fewer."""
+    for batch in (2, 5, 7):
+        x = torch.randn(batch, 64, side, side)
+        singly = torch.cat([plan.run([image])[0] for image in x.split(1)])
+        for form in (torch.contiguous_format, torch.channels_last):
+            assert torch.equal(plan.run([x.contiguous(memory_format=form)], threads=threads)[0], singly)
+
+
+def test_a_batch_that_does_not_fit_is_refused_in_any_thread(plan: Plan) -> None:
+    for threads in (1, 2):
+        with pytest.raises(ArgumentError, match="input 0 has the shape"):
+            plan.run([torch.zeros(8, 63, 80, 80)], threads=threads)
+
+
 def test_python_threads_share_a_plan(plan: Plan, program: Program, blob: Tensor) -> None:
     inputs = [torch.randn(1, 64, 8 + i % 3, 11) for i in range(12)]
     want = [run_reference(program, blob, [x])[0] for x in inputs]

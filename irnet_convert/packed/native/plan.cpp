@@ -1,6 +1,10 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <chrono>
+#include <exception>
+
+#include "pool.h"
 
 namespace irn {
 namespace {
@@ -107,16 +111,75 @@ void Plan::give_workspace(Memory memory) {
   }
 }
 
+const Layout& Plan::layout_of(std::vector<Shape> inputs, std::unique_ptr<Layout>& made) {
+  if (const Layout* found = find_layout(inputs)) return *found;
+  made = lay_out(program_, prepared_, kernels_, std::move(inputs));
+  return *keep_layout(made);
+}
+
+// How many images of a batch go through the whole program together. No step mixes images, so a batch is cut
+// where its values would not stay in the cache from step to step, and so that every thread has images of its
+// own: threads that share one wait for each other at every step.
+int64_t Plan::images_at_once(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out,
+                             int threads) {
+  int64_t n = n_in && in[0].rank > 0 ? in[0].shape[0] : 0;
+  for (size_t i = 0; i < n_in; ++i)
+    if (in[i].rank < 1 || in[i].shape[0] != n) return n;
+  for (size_t i = 0; i < n_out; ++i)
+    if (out[i].rank < 1 || out[i].shape[0] != n) return n;
+  if (n < 2) return n;
+  std::vector<Shape> one = shapes_of(in, n_in);
+  infer_shapes(program_, one);  // a batch that is refused is refused whole
+  for (Shape& shape : one) shape[0] = 1;
+  std::unique_ptr<Layout> made;
+  int64_t bytes = layout_of(std::move(one), made).workspace;
+  int64_t part = std::max(kAtOnce / std::max(bytes, int64_t(1)), int64_t(1));
+  return std::min(part, threads > 1 && n >= threads ? ceil_div(n, threads) : n);
+}
+
 void Plan::run(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out, int threads,
                double* times, size_t n_times) {
-  std::vector<Shape> inputs = shapes_of(in, n_in);
+  if (threads < 1) threads = 1;
+  int64_t part = times ? 0 : images_at_once(in, n_in, out, n_out, threads);
+  if (part > 0 && part < in[0].shape[0]) return run_parts(part, in, n_in, out, n_out, threads);
+  run_whole(in, n_in, out, n_out, threads, times, n_times);
+}
+
+void Plan::run_parts(int64_t part, const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out,
+                     int threads) {
+  int64_t n = in[0].shape[0], parts = ceil_div(n, part);
+  auto cut = [&](const irn_tensor* tensors, size_t count, int64_t first) {
+    std::vector<irn_tensor> found(tensors, tensors + count);
+    for (irn_tensor& t : found) {
+      t.data += first * t.strides[0];
+      t.shape[0] = std::min(part, n - first);
+    }
+    return found;
+  };
+  bool apart = parts >= threads;
+  std::exception_ptr error;
+  std::atomic<bool> failed{false};
+  auto some = [&](int64_t begin, int64_t end) {
+    try {
+      for (; begin < end && !failed.load(std::memory_order_relaxed); ++begin) {
+        std::vector<irn_tensor> from = cut(in, n_in, begin * part), to = cut(out, n_out, begin * part);
+        run_whole(from.data(), n_in, to.data(), n_out, apart ? 1 : threads, nullptr, 0);
+      }
+    } catch (...) {  // nothing may leave a thread of the pool
+      if (!failed.exchange(true)) error = std::current_exception();
+    }
+  };
+  if (apart)
+    parallel(threads, parts, some);
+  else
+    some(0, parts);
+  if (error) std::rethrow_exception(error);
+}
+
+void Plan::run_whole(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out, int threads,
+                     double* times, size_t n_times) {
   std::unique_ptr<Layout> made;
-  const Layout* found = find_layout(inputs);
-  if (!found) {
-    made = lay_out(program_, prepared_, kernels_, std::move(inputs));
-    found = keep_layout(made);
-  }
-  const Layout& layout = *found;
+  const Layout& layout = layout_of(shapes_of(in, n_in), made);
   if (n_out != program_.outputs.size()) throw Refused("the program has another number of outputs");
   if (times && n_times != program_.steps.size() + 2) throw Refused("another number of times");
   std::vector<Shape> given = shapes_of(out, n_out);
@@ -126,7 +189,7 @@ void Plan::run(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t 
     check_strides(out[i], program_.values[size_t(program_.outputs[i])].rows);
   }
   Memory workspace = take_workspace(layout.workspace);
-  Call call{program_, prepared_, kernels_, layout, workspace.data(), threads < 1 ? 1 : threads};
+  Call call{program_, prepared_, kernels_, layout, workspace.data(), threads};
   double before = times ? seconds() : 0;
   auto lap = [&](size_t i) {
     if (!times) return;

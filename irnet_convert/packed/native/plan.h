@@ -22,13 +22,20 @@ class Plan {
   size_t bytes() const;
 
  private:
+  const Layout& layout_of(std::vector<Shape> inputs, std::unique_ptr<Layout>& made);
   const Layout* find_layout(const std::vector<Shape>& inputs) const;
   const Layout* keep_layout(std::unique_ptr<Layout>& made);
+  int64_t images_at_once(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out, int threads);
+  void run_parts(int64_t part, const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out,
+                 int threads);
+  void run_whole(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out, int threads,
+                 double* times, size_t n_times);
   Memory take_workspace(int64_t bytes);
   void give_workspace(Memory memory);
 
-  static constexpr int kIdle = 4;        // workspaces that are kept between calls
+  static constexpr int kIdle = 16;       // workspaces that are kept between calls
   static constexpr int kMaxLayouts = 32;  // what has other shapes is laid out in each call
+  static constexpr int64_t kAtOnce = 1 << 20;  // bytes of a workspace that a second-level cache may hold
 
   Program program_;
   const Kernels& kernels_;
