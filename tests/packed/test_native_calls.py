@@ -72,7 +72,7 @@ def test_any_number_of_threads_gives_the_same(
 @pytest.mark.parametrize("side", [6, 80])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_batch_is_its_images_however_it_is_cut(plan: Plan, threads: int, side: int) -> None:
-    """Large images go through the whole program one by one, small ones some at a time, the last ones fewer."""
+    """Large images go through the program one by one, small ones some at a time, the last ones fewer."""
     for batch in (2, 5, 7):
         x = torch.randn(batch, 64, side, side)
         singly = torch.cat([plan.run([image])[0] for image in x.split(1)])
