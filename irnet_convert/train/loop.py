@@ -152,7 +152,8 @@ class Trainer:
         self.wrapped.train()
         if self.position.step == 0:
             self.signs = packed_signs(self.student)
-        micro_batches = self._micro_batches()
+        self.loaders.set_epoch(self.position.epoch, self.position.step)
+        micro_batches = iter(self.loaders.train)
         bar = tqdm(
             total=self.loaders.steps_per_epoch,
             initial=self.position.step,
@@ -173,10 +174,6 @@ class Trainer:
                 bar.set_postfix(loss=f"{parts['loss']:.4f}", refresh=False)
                 if stopping:
                     self._save_and_leave(log, stop)
-
-    def _micro_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.loaders.set_epoch(self.position.epoch, self.position.step)
-        return iter(self.loaders.train)
 
     def _step(self, batches: list[tuple[Tensor, Tensor]], stop: StopSignal) -> dict[str, float]:
         """One optimizer step; the loss parts, averaged over micro-batches and processes, and ``stop``."""
