@@ -155,11 +155,9 @@ def check_tag(resolved: Resolved) -> None:
 
 
 def _resolve(name: HubName, repo_type: RepoType, offline: bool) -> Resolved:
-    from huggingface_hub import HfApi
-
     from irnet_convert.hub.problems import patiently, told
 
-    api: Any = HfApi()
+    api = _api()
     asked = HubName(repo_id=name.repo_id, revision=name.revision, repo_type=repo_type)
     with told(f"the repository {asked}"):
         where = {"repo_id": name.repo_id, "repo_type": repo_type}
@@ -184,6 +182,17 @@ def _resolve(name: HubName, repo_type: RepoType, offline: bool) -> Resolved:
         files=files,
         offline=offline,
     )
+
+
+def _api() -> Any:
+    """huggingface_hub's client, which waits for ever for a repository's info unless it is told not to."""
+    from huggingface_hub import HfApi, constants
+
+    class Api(HfApi):
+        def repo_info(self, *args: Any, timeout: float | None = None, **keys: Any) -> Any:
+            return super().repo_info(*args, timeout=timeout or constants.HF_HUB_ETAG_TIMEOUT, **keys)
+
+    return Api()
 
 
 def _cached_files(repo_id: str, repo_type: RepoType, commit: str) -> dict[str, int]:

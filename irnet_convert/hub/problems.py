@@ -22,7 +22,13 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _WAITS = (0.5, 1.5)  # seconds before the second and the third attempt
 
 
-_FAILURES = (OSError, httpx2.HTTPError, theirs.EntryNotFoundError, theirs.RevisionResolutionError)
+_FAILURES = (
+    OSError,
+    httpx2.HTTPError,
+    theirs.EntryNotFoundError,
+    theirs.RevisionResolutionError,
+    theirs.XetDownloadError,
+)
 _MISREAD = (httpx2.InvalidURL, ValueError, TypeError, KeyError, AttributeError, AssertionError)
 _KINDS = (*_FAILURES, *_MISREAD, RuntimeError)
 # What huggingface_hub puts around something that happened: "not in the cache", "Error while uploading".
@@ -41,8 +47,9 @@ def told(asked: str) -> Iterator[None]:
     except HubError:
         raise
     except _KINDS as error:
-        if isinstance(_cause(error), _FAILURES):
-            raise _translated(asked, _cause(error)) from error
+        cause = _cause(error)
+        if isinstance(cause, (RuntimeError, *_FAILURES)) and not isinstance(cause, theirs.FileMetadataError):
+            raise _translated(asked, cause) from error
         # What huggingface_hub's own parsing raises when the answer is not what the Hub sends.
         raise HubError(
             f"{asked}: what came back is no answer of the Hub ({type(error).__name__}: {_said(str(error))})",
@@ -95,7 +102,7 @@ def _translated(asked: str, error: BaseException) -> HubError:
         came, expected, mend = _disk(error)
     else:
         came = f"{type(error).__name__}: {_said(str(error))}"
-        expected, mend = "an answer", "try again later"
+        expected, mend = "the whole transfer", "try again later"
     return HubError(f"{asked}: {came}", expected=expected, mend=mend)
 
 

@@ -15,7 +15,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._break(hard=False)
             return
         if self.fault == "slow":
-            time.sleep(5)
+            threading.Event().wait(5)  # time.sleep is short in the tests
         if self.fault is not None and self.fault.isdigit():
             self._say(int(self.fault), {"error": "planned"})
             return

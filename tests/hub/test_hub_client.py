@@ -122,6 +122,12 @@ def test_two_processes_download_at_once(hub: FakeHub, tmp_path: Path) -> None:
     assert paths[0] == paths[1]
     assert Path(paths[0]).read_bytes() == content
     assert not list(home.rglob("*.incomplete"))
+    hub.requests.clear()
+    alone = {**os.environ, **environment(hub.endpoint, home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=alone, input="x", capture_output=True, text=True
+    )
+    assert (done.stdout.strip(), hub.requests) == (paths[0], []), done.stderr
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------
@@ -190,6 +196,7 @@ def test_a_failure_that_passes_is_outlasted(hub: FakeHub, kind: str, where: str)
         ("drop", "GET /api/", "the connection broke"),
         ("429", "GET /api/", "too many requests"),
         ("html", "GET /api/", "no answer of the Hub"),
+        ("html", "HEAD /org", "no answer of the Hub"),
         ("lie", "GET /org", "should be of size"),
     ],
 )
@@ -209,6 +216,16 @@ def test_a_download_that_breaks_in_the_middle_goes_on_there(hub: FakeHub) -> Non
     path = fetch(resolve(parse_name("org/name")), "model.safetensors", max_bytes=1 << 30)
     assert path.read_bytes() == content
     assert hub.ranges == [None, "bytes=10485760-"]
+
+
+def test_a_server_that_says_nothing(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    hub.repo("org/name").commit({"recipe.yaml": FILE})
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.05)
+    hub.fails("slow", "GET /api/", None)
+    with pytest.raises(HubError, match=r"the connection broke, also when tried again \(ReadTimeout"):
+        resolve(parse_name("org/name"))
 
 
 def test_no_server_at_all(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
