@@ -175,8 +175,9 @@ def _settings(module: nn.Module) -> dict[str, Any]:
         if name not in _FREE and not name.startswith("_") and _is_plain(value)
     }
     for name, buffer in module._buffers.items():
-        if name in module._non_persistent_buffers_set:
-            found[f"buffer {name}"] = None if buffer is None else (list(buffer.shape), buffer.dtype)
+        # Not its shape: ConViT keeps a table of positions there, for the size of the last images.
+        if name in module._non_persistent_buffers_set and buffer is not None:
+            found[f"dtype of {name}"] = buffer.dtype
     found["hooks"] = len(module._forward_hooks) + len(module._forward_pre_hooks)
     found["forward"] = type(vars(module).get("forward")).__name__
     return found

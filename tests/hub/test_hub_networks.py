@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_client import take_in
 from hub_server import TOKEN, FakeHub
 
 import irnet_convert
@@ -83,6 +84,16 @@ def test_the_run_keeps_the_commit(teacher: Any, tmp_path: Path) -> None:
     assert name == "hf://org/teacher"
     assert len(revision) == 40
     assert revision != teacher[1]  # the newest
+
+
+def test_of_two_processes_one_fetches_the_teacher(teacher: Any, hub: FakeHub, tmp_path: Path) -> None:
+    one = recipe(tmp_path, teacher={"name": "hf://org/teacher"}, distill={"weight": 1.0})
+    (tmp_path / "two.yaml").write_text(one.to_yaml())
+    hub.requests.clear()
+    path = str(tmp_path / "two.yaml")
+    assert take_in(2, hub.endpoint, tmp_path / "fresh", path) == [[path], [path]]
+    assert len(hub.asked("GET .*/resolve/.*config.json")) == 1
+    assert len(hub.asked("GET .*/cdn/")) == 1  # the weights
 
 
 def test_a_student_that_is_binary_already_goes_on(teacher: Any, tmp_path: Path) -> None:
