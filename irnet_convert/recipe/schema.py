@@ -50,9 +50,9 @@ class Recipe(Block):
         teacher: null trains from scratch; ``"same"`` is a full-precision copy of the student before
             conversion; or a block like ``model``.
         policy: a preset's name or a list of rules; null keeps every layer in full precision.
-        rewrites: names of graph rewrites; null is the converter's default.
-        init: weights that the student starts from once it is converted: the directory of a finished run, or
-            a ``.safetensors`` file, of a network that was converted alike.
+        rewrites: names of graph rewrites; null is the converter's default, activation and shortcut.
+        init: weights that the student starts from once it is converted: the directory of a finished run or
+            of a checkpoint, or a ``.safetensors`` file, of a network that was converted alike.
         latents: what happens to the latents before the training, or null.
         data: what to train and evaluate on.
         transforms: images → tensors.

@@ -141,5 +141,9 @@ def not_finite(where: str, losses: Mapping[str, float], place: str, good: Path |
         f"the {what} is not finite in {where}; what is not finite first: {place}",
         expected="a finite loss",
         mend="lower optimizer.lr, set clip_grad, or use precision=fp32; "
-        + (f"the last good checkpoint is {good}" if good else "there is no good checkpoint before it"),
+        + (
+            f"the last good checkpoint is {good}, and init={good} starts another run from it"
+            if good
+            else "there is no good checkpoint before it"
+        ),
     )

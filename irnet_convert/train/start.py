@@ -33,7 +33,7 @@ def make_ready(student: nn.Module, recipe: Recipe) -> None:
 
 
 def weights_of(init: str) -> Path:
-    """The file of weights that ``init`` means: itself, or that of a finished run.
+    """The file of weights that ``init`` means: itself, or that of a finished run or of a checkpoint.
 
     Raises:
         CheckpointError: it is neither.
@@ -43,7 +43,7 @@ def weights_of(init: str) -> Path:
     if not found.is_file():
         raise CheckpointError(
             f"init is {init}, and {found} does not exist",
-            expected="the directory of a finished run, or a .safetensors file",
-            mend="finish that run by --resume, or correct init",
+            expected="the directory of a finished run or of one checkpoint, or a .safetensors file",
+            mend="finish that run by --resume, name one of its checkpoints, or correct init",
         )
     return found

@@ -159,6 +159,14 @@ def test_a_run_starts_from_another(tiny: Any, tmp_path: Path) -> None:
     assert result.metrics["before"] == first.metrics["after"]
     a, b = (load_file(run / "model.safetensors") for run in (first.run_dir, result.run_dir))
     assert all(torch.allclose(a[key], b[key], atol=1e-9) for key in a)
+    saved = finetune(
+        tiny(
+            epochs=1,
+            init=str(first.run_dir / "checkpoints" / "step-000000004"),
+            output=str(tmp_path / "saved"),
+        )
+    )
+    assert saved.metrics["before"]["loss"] == pytest.approx(epochs_of(first.run_dir)[0]["eval_loss"])
     # The file alone, and for the full-precision network too; the network itself is not needed again.
     plain = {"policy": None, "epochs": 1}
     dense = finetune(tiny(**plain, output=str(tmp_path / "dense")))
