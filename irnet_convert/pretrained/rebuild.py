@@ -161,8 +161,9 @@ def _unlike(model: nn.Module, again: nn.Module) -> Iterator[str]:
 
 def _unlike_module(where: str, module: nn.Module, twin: nn.Module) -> Iterator[str]:
     ours, theirs = _settings(module), _settings(twin)
-    for name in sorted(ours.keys() | theirs.keys()):
-        mine, rebuilt = ours.get(name, "nothing"), theirs.get(name, "nothing")
+    # What only one has is a caller's note, or a place where a forward pass keeps an object for the next one.
+    for name in sorted(ours.keys() & theirs.keys()):
+        mine, rebuilt = ours[name], theirs[name]
         if mine != rebuilt and not (mine != mine and rebuilt != rebuilt):
             yield f"{name} of {where} is {mine!r}, and {rebuilt!r} when built anew"
 
