@@ -50,7 +50,7 @@ class Budget:
         tensors: parameters and buffers.
         elements: of all parameters together, of all buffers together, and of any one tensor on the way.
         modules: submodules.
-        calls: of functions, Python's and C's.
+        calls: of functions, Python's and C's; not counted while somebody profiles the process.
     """
 
     tensors: int
@@ -97,9 +97,10 @@ def counted(budget: Budget, what: str) -> Iterator[None]:
                 (hooks.register_module_module_registration_hook, meter.module),
             ):
                 stack.callback(register(hook).remove)
-            stack.callback(sys.setprofile, sys.getprofile())
             stack.enter_context(_Sizes(budget.elements))
-            sys.setprofile(meter.call)
+            if sys.getprofile() is None:  # a profiler of the caller's own could not be put back
+                stack.callback(sys.setprofile, None)
+                sys.setprofile(meter.call)
             yield
     except _Exceeded as error:
         raise PretrainedError(

@@ -140,8 +140,8 @@ def train_taken(taken: TakenRecipe, *, resume: bool = False) -> Result:
         data=describe_data(recipe.data, loaders) if accelerator.is_main_process else None,
         resume=resume,
     )
-    if recipe.model.is_saved and accelerator.is_main_process:
-        write_architecture(run_dir, origin_of(student))
+    if accelerator.is_main_process:
+        write_architecture(run_dir, origin_of(student), recipe.model)
     if trackers:
         accelerator.init_trackers("tracking")
     log = MetricsLog(run_dir / LOG, accelerator, lines)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from irnet_convert.durable import UNFINISHED, append_synced, sync_directory, write_whole
 from irnet_convert.errors import CheckpointError, IrnetError
 from irnet_convert.networks.origin import Origin
-from irnet_convert.recipe import Recipe
+from irnet_convert.recipe import ModelSpec, Recipe
 from irnet_convert.train.provenance import Given, environment
 
 RECIPE, PLAN, WEIGHTS, LOG = "recipe.yaml", "plan.json", "model.safetensors", "metrics.jsonl"
@@ -208,13 +208,17 @@ def write_description(
         write_whole(run_dir / RECIPE, recipe.to_yaml().encode())
 
 
-def write_architecture(run_dir: Path, origin: Origin | None) -> None:
-    """Keep what a saved model is built from: the run is then loaded without the place that it came from.
+def write_architecture(run_dir: Path, origin: Origin | None, spec: ModelSpec) -> None:
+    """Keep what the student is built from, where the recipe's block alone does not say it.
+
+    That is so for a saved model, and where pretrained weights set arguments (torchvision's GoogLeNet). The
+    run is then loaded without the place that its weights came from.
 
     Raises:
         CheckpointError: the disk refused it.
     """
-    assert origin is not None  # from_pretrained says it of every model
+    if origin is None or (origin.name, dict(origin.kwargs)) == (spec.name, spec.kwargs):
+        return
     with _written(run_dir):
         write_json(run_dir / ARCHITECTURE, {"name": origin.name, "kwargs": dict(origin.kwargs)})
 

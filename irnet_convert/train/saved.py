@@ -47,7 +47,8 @@ def load(run_dir: str | Path) -> nn.Module:
             mend="go on with it by --resume",
         )
     spec = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
-    model = create_model(_read_architecture(run_dir / ARCHITECTURE) if spec.is_saved else spec)
+    known = spec.is_saved or (run_dir / ARCHITECTURE).is_file()
+    model = create_model(_read_architecture(run_dir / ARCHITECTURE) if known else spec)
     if recipe.policy is not None or (run_dir / PLAN).is_file():
         model = replay(model, _read_plan(run_dir / PLAN))
     model.to(torch.float64 if recipe.precision == "fp64" else torch.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import cProfile
 import sys
 import threading
 from dataclasses import fields
@@ -72,6 +73,21 @@ def test_what_fits_is_let_through_and_everything_is_put_back() -> None:
         1 / 0  # noqa: B018
     assert sys.getprofile() is before
     nn.ModuleList([nn.Linear(40, 40) for _ in range(20)])
+
+
+def test_a_profiler_of_the_callers_own_stays() -> None:
+    profiler = cProfile.Profile()
+    profiler.enable()
+    try:
+        with counted(BUDGET, "it"):
+            nn.Linear(3, 3)
+    finally:
+        profiler.disable()
+    assert any(
+        "linear.py" in entry.code.co_filename
+        for entry in profiler.getstats()
+        if hasattr(entry.code, "co_filename")
+    )
 
 
 def test_other_threads_are_not_counted() -> None:

@@ -17,6 +17,7 @@ from irnet_convert.layers.model import binary_layers
 from irnet_convert.networks import create_model
 from irnet_convert.networks.origin import Images, origin_of
 from irnet_convert.pretrained import from_pretrained, save_pretrained
+from irnet_convert.pretrained.stored import describe_file
 from irnet_convert.recipe import ModelSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:(timm|torchvision)")
@@ -158,6 +159,21 @@ def test_shards_and_their_index(tmp_path: Path) -> None:
     index = json.loads((where / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in student.state_dict().values())
     assert torch.equal(from_pretrained(where)(images), student.eval()(images))
+    # An index that does not say what lies in the shards is refused, also where its hash is right.
+    path = where / "model.safetensors.index.json"
+    good = {name: (where / name).read_bytes() for name in (path.name, "config.json")}
+    index["weight_map"]["conv1.weight"] = shards[-1].name
+    path.write_text(json.dumps(index))
+    config = json.loads(good["config.json"])
+    config["files"][path.name] = describe_file(path)
+    (where / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PretrainedError, match="does not say what lies in the shards"):
+        from_pretrained(where)
+    shards[0].write_bytes(shards[0].read_bytes()[:-1] + b"x")
+    for name, content in good.items():
+        (where / name).write_bytes(content)
+    with pytest.raises(PretrainedError, match=r"model-00001.* has the SHA-256"):
+        from_pretrained(where)
     # Replacing it by a model in one file leaves no shard behind.
     save_pretrained(student, where)
     assert sorted(p.name for p in where.iterdir()) == [

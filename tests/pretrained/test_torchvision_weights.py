@@ -16,6 +16,7 @@ from irnet_convert.errors import CheckpointError, IrnetError, ModelError
 from irnet_convert.networks import create_model
 from irnet_convert.networks.origin import origin_of
 from irnet_convert.networks.torchvision_weights import weights_alone
+from irnet_convert.pretrained.rebuild import proven_origin
 from irnet_convert.recipe import ModelSpec
 
 SPEC = ModelSpec(name="torchvision/squeezenet1_1", pretrained=True)
@@ -66,6 +67,17 @@ def test_they_are_downloaded_and_loaded(published, tmp_path: Path) -> None:
     assert (origin.images.input_size, origin.images.crop_pct) == ((3, 224, 224), 224 / 256)
     path.unlink()  # the second time from the cache
     create_model(SPEC)
+
+
+def test_arguments_that_the_weights_set_are_part_of_the_architecture(
+    published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torchvision.models.googlenet(init_weights=False)
+    path = published(lambda where: torch.save(model.state_dict(), where), "googlenet-{hash}.pth")
+    monkeypatch.setattr(torchvision.models.GoogLeNet_Weights.DEFAULT.value, "url", path.as_uri())
+    made = create_model(ModelSpec(name="torchvision/googlenet", pretrained=True))
+    origin = proven_origin(made, None)
+    assert origin.kwargs == {"transform_input": True, "aux_logits": False}
 
 
 def test_a_download_of_another_hash_is_refused(published, tmp_path: Path) -> None:
