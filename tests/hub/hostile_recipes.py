@@ -36,15 +36,15 @@ def nested(depth: int) -> str:
 
 
 LAUGHS = (
-    "a0: &a0 [" + "x," * 500 + "]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 11))
+    "a0: &a0 [" + "x," * 1900 + "]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 11))
 )
 MERGES = (
-    "a: &a {" + ",".join(f"k{i}: 1" for i in range(1500)) + "}\n"
-    "b: &b {<<: [*a,*a,*a,*a,*a,*a,*a,*a]}\nc: {<<: [*b,*b,*b,*b,*b,*b,*b,*b]}\n"
+    "a: &a {" + ",".join(f"k{i}: 1" for i in range(1900)) + "}\n"
+    "b: &b {<<: [*a,*a,*a,*a,*a,*a]}\nc: &c {<<: [*b,*b,*b,*b,*b,*b,*b]}\nd: {<<: [*c,*c,*c,*c,*c,*c,*c]}\n"
 )
 
 #: Name → the file's content. What passes as a recipe has its policy tried on layers and its networks built.
-FILES: dict[str, str | bytes] = {
+FILES: dict[str, str | bytes | int] = {
     # --- YAML that would run something, or is something else than data
     "tag_that_calls": START + "description: !!python/object/apply:os.system [touch pwned]",
     "tag_that_names": START + "description: !!python/name:os.system",
@@ -76,6 +76,7 @@ FILES: dict[str, str | bytes] = {
     "long_list": START + "rewrites: [" + "activation," * 5000 + "]",
     "long_string": START + "description: " + "x" * 200_000,
     "long_escapes": START + 'description: "' + "\\x41" * 50_000 + '"',
+    "endless": 500 << 20,  # a sparse file of so many NULs
     "long_comment": "#" * 300_000 + "\n" + START,
     "empty_lines": START + "\n" * 250_000 + "x: 1",
     "digits": START + "seed: " + "9" * 200_000,
@@ -232,7 +233,11 @@ def write_all(folder: Path, hub: FakeHub) -> dict[str, str]:
     given = dict(NAMES)
     for case, content in FILES.items():
         path = folder / f"{case}.yaml"
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        if isinstance(content, int):
+            with path.open("wb") as file:
+                file.truncate(content)
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
         given[case] = str(path)
     hub.repo("org/good").commit({"recipe.yaml": START.encode()}, tag="v1")
     for case, fill in REPOS.items():

@@ -35,6 +35,7 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     private: bool = False
     gated: bool = False
+    gated_info: bool = False  # the repository's info too, not its files alone
     lfs: set[str] = field(default_factory=set)
     #: Path → size to claim in listings, where it differs from the truth.
     claims: dict[str, int] = field(default_factory=dict)
@@ -254,6 +255,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:
             return
         found = repo.at(revision)
+        if repo.gated_info and self.token != MEMBER:
+            self._refuse(403 if self.token else 401, "GatedRepo", f"Access to {repo_id} is restricted")
+            return
         if found is None:
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return

@@ -154,6 +154,10 @@ def test_what_is_missing_is_named(hub: FakeHub) -> None:
 def test_private_and_gated_repositories(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repo("org/secret", private=True).commit({"recipe.yaml": FILE})
     hub.repo("org/gated", gated=True).commit({"recipe.yaml": FILE})
+    hub.repo("org/closed", gated_info=True).commit({"recipe.yaml": FILE})
+    with pytest.raises(HubError, match="is gated"):
+        resolve(parse_name("org/closed"))
+    assert not hub.asked("datasets"), "it is there: nothing else is looked for"
     with pytest.raises(HubError, match="no such repository, or it is private"):
         get("org/secret")
     for status, token in ((401, None), (403, TOKEN)):
@@ -205,6 +209,7 @@ def test_a_failure_that_stays_is_told(hub: FakeHub, kind: str, where: str, messa
     hub.fails(kind, where, None)
     with pytest.raises(HubError, match=f"(?s)hf://org/name.*{message}"):
         get("org/name")
+    assert not hub.asked("datasets"), "nobody said that there is no such model"
     hub.faults.clear()
     assert get("org/name").read_bytes() == FILE, "nothing broken is left in the cache"
 
