@@ -56,7 +56,11 @@ def test_defaults_are_the_papers():
         ({"epochs": 2.5}, "epochs is 2.5", "integer"),
         ({"seed": True}, "seed is True", "a valid integer"),
         ({"model": "timm/resnet18"}, "model is 'timm/resnet18'", "a block of keys"),
-        ({"model": {"name": "resnet18"}}, "model.name is 'resnet18'", "timm/NAME, torchvision/NAME, hf://org/name"),
+        (
+            {"model": {"name": "resnet18"}},
+            "model.name is 'resnet18'",
+            "timm/NAME, torchvision/NAME, hf://org/name",
+        ),
         ({"model": {}}, "model.name is missing", "model.name"),
         ({"teacher": "sam"}, "teacher is 'sam'", "'same'"),
         ({"policy": 3}, "policy is 3", "a string"),
