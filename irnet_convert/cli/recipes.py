@@ -22,7 +22,7 @@ def recipe_list(
     repo: Annotated[
         str | None,
         typer.Argument(
-            help="A repository on the Hub, org/name[@revision]: list its recipes.", metavar="[REPO]"
+            help="A repository on the Hub, org/name[@revision]: list its recipes.", metavar="REPO"
         ),
     ] = None,
     offline: Offline = False,
@@ -77,8 +77,8 @@ def validate(
 ) -> None:
     """Check a recipe without training: every key, its bases, its policy, and that its networks exist.
 
-    The networks are built without memory for their weights, and the conversion is planned. Ends with status 2
-    and says what to mend where something is wrong.
+    The networks are built without memory for their weights. Ends with status 2 and says what to mend where
+    something is wrong.
 
     Examples: `irnet-convert recipe validate my.yaml`, `irnet-convert recipe validate org/name`
     """

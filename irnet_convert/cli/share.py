@@ -78,7 +78,7 @@ def pull(
         str, typer.Argument(help="A repository on the Hub: org/name[@revision].", metavar="REPO")
     ],
     folder: Annotated[
-        Path | None, typer.Argument(help="Directory to write into. Default: ./NAME.", metavar="[DIRECTORY]")
+        Path | None, typer.Argument(help="Directory to write into. Default: ./NAME.", metavar="DIRECTORY")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     offline: Offline = False,
