@@ -96,7 +96,7 @@ def test_a_run_stops_with_step_layer_and_last_good_checkpoint(tiny, monkeypatch:
     place = "the layer 'norm' (LayerNorm, whose weight is not finite) of the student"
     assert caught.value.given.endswith(f"what is not finite first: {place}")
     good = recipe.run_dir / "checkpoints" / "step-000000004"
-    assert caught.value.mend.endswith(f"the last good checkpoint is {good}")
+    assert f"the last good checkpoint is {good}, and init={good} starts another run" in caught.value.mend
     monkeypatch.undo()
     assert finetune(recipe, resume=True).steps == 8
 
@@ -132,7 +132,7 @@ def test_so_it_is_in_evaluation(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
         finetune(tiny(ema={"decay": 0.9}))
     assert "in step 8 of 8 (epoch 2, {'evaluation loss': nan})" in caught.value.given
     assert "the layer 'norm' (LayerNorm, whose bias is not finite) of the network" in caught.value.given
-    assert caught.value.mend.endswith("step-000000004")
+    assert "step-000000004, and init=" in caught.value.mend
 
 
 def test_the_newest_checkpoint_is_not_named_where_its_weights_are_broken(
