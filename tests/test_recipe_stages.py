@@ -8,7 +8,7 @@ import pytest
 
 from irnet_convert.errors import RecipeError
 from irnet_convert.plain_yaml import load_yaml
-from irnet_convert.recipe import Recipe
+from irnet_convert.recipe import DistillSpec, OptimizerSpec, Recipe, StageSpec
 
 BASE: dict[str, Any] = {
     "name": "small",
@@ -113,3 +113,33 @@ def test_latents_are_those_of_binary_layers() -> None:
         make(epochs=1, latents={"std": 0.0})
     with pytest.raises(RecipeError, match="latents is set, but policy is null"):
         make(epochs=1, latents={"std": 0.1}, policy=None)
+
+
+def test_stages_as_objects_have_what_they_leave_out_from_the_recipe() -> None:
+    blocks = {"optimizer": OptimizerSpec(name="momentum", lr=0.1), "distill": DistillSpec(temperature=3.0)}
+    recipe = Recipe.model_validate(
+        {
+            **BASE, "teacher": "same", **blocks,
+            "stages": (
+                StageSpec(epochs=2, binarize="activations"),
+                StageSpec(epochs=3, optimizer=OptimizerSpec(lr=0.5)),
+                {"epochs": 1, "optimizer": {"lr": 0.2}},
+            ),
+        }
+    )  # fmt: skip
+    assert recipe.epochs == 6
+    assert [s.optimizer.lr for s in recipe.stages] == [0.1, 0.5, 0.2]
+    assert {s.optimizer.name for s in recipe.stages} == {"momentum"}
+    assert {s.distill for s in recipe.stages} == {DistillSpec(temperature=3.0)}
+
+
+def test_a_saved_student_may_be_binary_without_a_policy() -> None:
+    saved = {**BASE, "model": {"name": "hf://org/name"}, "policy": None}
+    recipe = Recipe.from_dict(
+        {
+            **saved,
+            "latents": {"std": 0.1},
+            "stages": [{"epochs": 1, "binarize": "activations"}, {"epochs": 1}],
+        }
+    )
+    assert recipe.latents is not None

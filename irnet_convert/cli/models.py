@@ -37,6 +37,7 @@ def push(
     Examples: `irnet-convert push runs/digits org/digits-binary`,
     `irnet-convert push runs/digits org/digits-binary --private --yes`
     """
+    from irnet_convert.hub import is_on_hub
     from irnet_convert.pretrained.push import check_repo_id, push_folder
     from irnet_convert.pretrained.save import save_pretrained
     from irnet_convert.train import load
@@ -50,7 +51,9 @@ def push(
     with tempfile.TemporaryDirectory(prefix="irnet-convert-") as place:
         with out.status("writing"):
             folder = save_pretrained(
-                model, Path(place, "model"), metrics=metrics, dataset=recipe.data.name, license=license,
+                model, Path(place, "model"), metrics=metrics, license=license,
+                # A directory's name is nobody else's business, and means nothing to others.
+                dataset=recipe.data.name if is_on_hub(recipe.data.name) else None,
                 packed=packed, name=repo,
             )  # fmt: skip
         out.print(_table(folder, repo))

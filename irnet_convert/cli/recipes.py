@@ -75,18 +75,19 @@ def validate(
     overrides: Overrides = None,
     offline: Offline = False,
 ) -> None:
-    """Check a recipe without training: every key, its bases, its policy, and that its networks exist.
+    """Check a recipe without training: its keys and bases, its networks, and that they convert.
 
-    The networks are built without memory for their weights. Ends with status 2 and says what to mend where
-    something is wrong.
+    The networks are built without memory for their weights, and the conversion is planned. Ends with status 2
+    and says what to mend where something is wrong.
 
     Examples: `irnet-convert recipe validate my.yaml`, `irnet-convert recipe validate org/name`
     """
-    from irnet_convert.pretrained.dry import check_networks
+    from irnet_convert.pretrained.dry import check_conversion, check_networks
 
     found = _load(recipe, offline, overrides)
-    for line in check_networks(found):
-        print(line)
+    for line in (*check_networks(found), check_conversion(found)):
+        if line is not None:
+            print(line)
     print(f"{found.name}: valid")
 
 

@@ -66,8 +66,11 @@ def push(
         private=True if private else None,
         repo_type="dataset" if dataset else "model",
     )
+    at = f"{done.repo_id}@{done.commit}"
+    if dataset or name != "recipe.yaml":
+        at = f"hf://{'datasets/' if dataset else ''}{at}/{name}"
     out.print(
-        f"{done.url}\nTrain it: irnet-convert train {done.repo_id}@{done.commit}",
+        f"{done.url}\nTrain it: irnet-convert train {at}",
         highlight=False,
         soft_wrap=True,
     )

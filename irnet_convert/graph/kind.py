@@ -23,8 +23,11 @@ def kind_of(module: nn.Module, passed: set[str]) -> object | None:
         passed: names of the forward arguments that callers give.
 
     Returns:
-        The key; None where an attribute is not plain, so that nothing can be said.
+        The key; None where an attribute is not plain, or the forward is the instance's own, so that nothing
+        can be said.
     """
+    if "forward" in vars(module):  # somebody's own, which is no other module's
+        return None
     facts = _facts_read(module)
     facts = _facts(module) if facts is None else facts
     return None if facts is None else (repr(facts), type(module), tuple(sorted(passed)))

@@ -22,7 +22,7 @@ file from the Hub mentions.
 
 from irnet_convert.hub.card import Measured, card
 from irnet_convert.hub.client import Resolved, check_tag, fetch, go_offline, is_offline, resolve
-from irnet_convert.hub.names import HubName, check_file_name, parse_name
+from irnet_convert.hub.names import HubName, check_file_name, is_on_hub, parse_name
 from irnet_convert.hub.publish import Uploaded, upload
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "fetch",
     "go_offline",
     "is_offline",
+    "is_on_hub",
     "parse_name",
     "resolve",
     "upload",

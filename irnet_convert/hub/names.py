@@ -105,6 +105,11 @@ def parse_name(text: str) -> HubName:
     )
 
 
+def is_on_hub(dataset: str) -> bool:
+    """Whether a data set's name is one on the Hub, and no directory, path or built-in data."""
+    return "/" in dataset and not dataset.startswith((".", "/", "~", "builtin/")) and "\\" not in dataset
+
+
 def check_revision(revision: str) -> str:
     """``revision``, if it can be a branch, a tag or a commit and is safe as a file's name.
 

@@ -58,6 +58,11 @@ def upload(
         raise HubError(
             f"{repo_id!r} as a place to upload to", expected="org/name alone", mend=f"name {name.repo_id}"
         )
+    if name.repo_type not in (None, repo_type):
+        raise HubError(
+            f"{repo_id!r} as a {repo_type} repository", expected="one kind of repository",
+            mend=f"name {name.repo_id}, and say --dataset where there is such an option",
+        )  # fmt: skip
     for path, content in files.items():
         check_file_name(path)
         _check_readable(content)

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from irnet_convert.errors import IrnetError
+from irnet_convert.hub import is_on_hub
 from irnet_convert.pretrained.config import Config
 from irnet_convert.pretrained.stored import PACKED
 from irnet_convert.report import Summary, summarize
@@ -73,9 +74,7 @@ def _metadata(config: Config, card: Card) -> ModelCardData:
         license=card.license,
         tags=["image-classification", *(["binary-neural-network", "ir-net"] if config.plan else [])],
         base_model=base if base != config.source and base else None,
-        datasets=[card.dataset]
-        if card.dataset and "/" in card.dataset and "builtin" not in card.dataset
-        else None,
+        datasets=[card.dataset] if card.dataset and is_on_hub(card.dataset) else None,
         model_name=card.name if results else None,
         eval_results=results,
     )

@@ -106,6 +106,11 @@ def locate(dir_or_repo: str | Path, *, revision: str | None = None, offline: boo
             expected="a repository, and at most one revision of it",
             mend=f"from_pretrained({name.repo_id!r}, revision=...)",
         )
+    if name.repo_type == "dataset":
+        raise HubError(
+            f"{dir_or_repo!r}, a dataset repository", expected="a model repository",
+            mend=f"from_pretrained({name.repo_id!r}) loads the model repository of that name",
+        )  # fmt: skip
     if revision is not None:
         name = parse_name(f"{name}@{revision.replace('/', '%2F')}")
     found = resolve(replace(name, repo_type="model"), offline=offline or None)
@@ -115,7 +120,8 @@ def locate(dir_or_repo: str | Path, *, revision: str | None = None, offline: boo
 
 
 def _means_a_path(text: str) -> bool:
-    return text.startswith((".", "/", "~", "\\")) or "\\" in text
+    # A name on the Hub has a slash.
+    return text.startswith((".", "/", "~", "\\")) or "\\" in text or "/" not in text
 
 
 def _local(folder: Path, name: str, most: int) -> Path:

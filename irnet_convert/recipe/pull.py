@@ -12,6 +12,7 @@ from irnet_convert.errors import RecipeError
 SUFFIXES = (".yaml", ".yml", ".md", ".json", ".jsonl", ".txt")
 MAX_FILES = 200
 MAX_FILE = 16 * 1024 * 1024  # bytes of one file: a long log
+MAX_ALL = 64 * 1024 * 1024  # bytes of all files together
 
 
 def pull(repo: hub.Resolved, folder: Path, *, force: bool = False) -> list[Path]:
@@ -36,6 +37,12 @@ def pull(repo: hub.Resolved, folder: Path, *, force: bool = False) -> list[Path]
         raise RecipeError(
             f"{repo.at()} has {len(names)} files that belong to a recipe ({', '.join(SUFFIXES)})",
             expected=f"1 to {MAX_FILES}",
+            mend="name a repository of recipes",
+        )
+    if sum(repo.files[name] for name in names) > MAX_ALL:
+        raise RecipeError(
+            f"{repo.at()} has {sum(repo.files[name] for name in names):,} bytes of texts",
+            expected=f"at most {MAX_ALL:,}",
             mend="name a repository of recipes",
         )
     targets = {hub.check_file_name(name): folder / name for name in names}
@@ -77,6 +84,14 @@ def _check_target(target: Path, folder: Path, *, force: bool) -> None:
         raise RecipeError(
             f"{target} would be written outside {folder}, by a link",
             expected="a directory without links that lead out of it",
+            mend="choose another directory",
+        )
+    parents = (p for p in target.parents if p.is_relative_to(folder))
+    blocking = next((p for p in parents if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        raise RecipeError(
+            f"{blocking} is a file where {target} needs a directory",
+            expected="a directory, or nothing",
             mend="choose another directory",
         )
     if (target.exists() or target.is_symlink()) and not (force and not target.is_dir()):

@@ -219,7 +219,7 @@ class Recipe(Block):
             )
         if self.policy is None and self.rewrites:
             raise refuse("rewrites", "is set, but policy is null, so nothing is converted", "rewrites: null")
-        if self.policy is None and self.latents is not None:
+        if self.policy is None and self.latents is not None and not self.model.is_saved:
             raise refuse("latents", "is set, but policy is null, so there are none", "latents: null")
         self._stages_fit()
         if self.mixup is not None and self.batch_size % 2:
@@ -234,7 +234,7 @@ class Recipe(Block):
             raise refuse("epochs", f"is {self.epochs}", f"{total}, that of all stages, or no such key")
         for number, stage in enumerate(self.stages):
             path, last = f"stages.{number}.binarize", number + 1 == len(self.stages)
-            if self.policy is None and stage.binarize != "both":
+            if self.policy is None and stage.binarize != "both" and not self.model.is_saved:
                 raise refuse(path, "is set, but policy is null, so nothing is binarized", "no such key")
             if last and stage.binarize != "both":
                 raise refuse(

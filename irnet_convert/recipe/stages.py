@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 #: Blocks of the recipe that a stage may have of its own.
 INHERITED = ("optimizer", "schedule", "distill", "ede")
 
@@ -23,11 +25,17 @@ def with_stages_filled(data: dict[str, Any]) -> dict[str, Any]:
     stages = data.get("stages")
     if not isinstance(stages, list | tuple) or not stages:
         return data
-    filled = [_filled(stage, data) if isinstance(stage, dict) else stage for stage in stages]
-    counts = [s.get("epochs") if isinstance(s, dict) else getattr(s, "epochs", None) for s in filled]
+    plain = {**data, **{name: _plain(data[name]) for name in INHERITED if name in data}}
+    filled = [_filled(s, plain) if isinstance(s := _plain(stage), dict) else s for stage in stages]
+    counts = [s.get("epochs") if isinstance(s, dict) else None for s in filled]
     known = [count for count in counts if type(count) is int]
     epochs = {"epochs": sum(known)} if len(known) == len(counts) and "epochs" not in data else {}
     return {**data, "stages": filled, **epochs}
+
+
+def _plain(value: Any) -> Any:
+    """Blocks that were given as objects, as the data that was given with them."""
+    return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def _filled(stage: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

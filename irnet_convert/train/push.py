@@ -55,6 +55,12 @@ def prepare(
     Raises:
         IrnetError: the recipe is malformed, extends or names what others cannot have, or the run is not its.
     """
+    if "/" in name or not name.endswith((".yaml", ".yml")):
+        raise RecipeError(
+            f"{name!r} as the recipe's name in the repository",
+            expected="one name that ends in .yaml or .yml: what it extends lies beside it",
+            mend="--as my.yaml, or leave it out for recipe.yaml",
+        )
     read = read_recipe(file.absolute())
     recipe = Recipe.from_dict(read.data, source=str(file))
     check_paths(read.data, str(file))
@@ -140,12 +146,11 @@ def _card(
         expect = recipe.expect
         said = f"{expect.metric} {expect.value:g} % ± {expect.tolerance:g}"
         text.append(f"The recipe expects {said} ({_cell(expect.note)}).")
-    on_hub = "/" in recipe.data.name and not recipe.data.name.startswith((".", "/", "~", "builtin/"))
     return hub.card(
         "\n\n".join(part for part in text if part),
         name=recipe.name,
         tags=["recipe", "binary-neural-network"],
-        datasets=[recipe.data.name] if on_hub else [],
+        datasets=[recipe.data.name] if hub.is_on_hub(recipe.data.name) else [],
         license=license,
         measured=result.measured() if result is not None else [],
     )

@@ -192,10 +192,10 @@ def _walk(measure: _Measuring, rules: tuple[dict[str, Any], ...], tell: Callable
     tell(f"nothing binarized {real:.2f} %, everything {binary:.2f} %")
     for path, layer in binary_layers(model):
         set_binarized(model, "none")
-        set_binarized(layer, "both")
+        layer.real_weights = layer.real_activations = False  # it alone: an attention holds a binary layer
         only = measure.top1()
         set_binarized(model, "both")
-        set_binarized(layer, "none")
+        layer.real_weights = layer.real_activations = True
         without = measure.top1()
         found.append(LayerSensitivity(path=path, only=only, without=without))
         tell(f"{path}: only it {only:.2f} %, all but it {without:.2f} %")

@@ -239,6 +239,21 @@ def test_a_width_that_no_code_reads_makes_no_other_kind(one: nn.Module, other: n
     assert kind_of(one, {"x"}) == kind_of(other, {"x"}) is not None
 
 
+@pytest.mark.parametrize("wrapped", [0, 1])
+def test_a_forward_of_an_instance_of_its_own_is_no_other_modules(wrapped: int) -> None:
+    """Somebody times one block: it keeps that forward, and the other block is converted as ever."""
+    net = Net(Block(), Block())
+    block, calls = net.blocks[wrapped], []
+    before = block.forward
+    block.forward = lambda x: calls.append(1) or before(x)
+    assert kind_of(block, {"x"}) is None
+    found = survey(net, X)
+    with pytest.raises(UntraceableError, match="replaced before"):
+        found.graphs(f"blocks.{wrapped}")
+    assert found.graphs(f"blocks.{1 - wrapped}")
+    assert calls
+
+
 def test_real_blocks_share_their_traces_whatever_their_width() -> None:
     for net, blocks in (
         (timm.create_model("resnet18"), "layer2.1 layer3.1 layer4.1"),

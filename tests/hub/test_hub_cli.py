@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from irnet_convert.errors import (
     HubError,
     IrnetError,
     ModelError,
+    PolicyError,
     RecipeError,
+    RecordError,
     UnknownNameError,
 )
 from irnet_convert.hub import parse_name, resolve
@@ -75,7 +78,8 @@ def test_list_and_show(hub: FakeHub, here: Path) -> None:
     said = run("list", "org/many")
     assert f"# hf://org/many@{commit}" in said
     assert "a tiny one" in said
-    assert "no recipe: hf://org/many@" in said
+    # The console is as wide as it was when it was made, so lines may be folded.
+    assert "norecipe:hf://org/many@" in re.sub(r"[\s│]", "", said)
     shown = run("show", "hf://org/many/a.yaml", "epochs=7")
     assert f"# recipe on the Hub: hf://org/many@{commit}/a.yaml" in shown
     assert "epochs: 7" in shown
@@ -84,14 +88,19 @@ def test_list_and_show(hub: FakeHub, here: Path) -> None:
 
 
 def test_validate_builds_without_memory_and_training(here: Path) -> None:
-    said = run("validate", "tiny.yaml", "model.name=timm/vit_huge_patch14_224", "model.kwargs={}")
+    large = ("model.name=timm/vit_huge_patch14_224", "model.kwargs={}", "transforms.input_size=[3, 224, 224]")
+    said = run("validate", "tiny.yaml", *large)
     assert "model: timm/vit_huge_patch14_224, 630,764,800 parameters" in said
     assert "tiny: valid" in said
+    assert "conversion: 18 of 20 layers become binary" in run("validate", "tiny.yaml")
     for override, error, message in (
         ("epochs=0", RecipeError, "epochs is 0"),
         ("policy=irnt", UnknownNameError, "'irnet'"),
         ("model.name=timm/cifar_resnet21", UnknownNameError, "cifar_resnet20"),
         ("model.kwargs={num_clases: 3}", ModelError, "num_clases"),
+        ("rewrites=[activaton]", UnknownNameError, "'activation'"),
+        ("policy=[{action: keep, name: layer9.*}, {preset: irnet}]", PolicyError, "matches no layer"),
+        ("transforms={input_size: [1, 8, 8], mean: [0.5], std: [0.5]}", RecordError, "did not run"),
     ):
         with pytest.raises(error, match=message):
             run("validate", "tiny.yaml", override)
@@ -135,7 +144,10 @@ def test_push_shows_asks_and_uploads(login: FakeHub, here: Path) -> None:
     assert f"irnet-convert train org/tiny@{commit}" in said
     assert files["recipe.yaml"] == text(**TINY)
     assert Recipe.load("org/tiny") == Recipe.load("tiny.yaml")
-    run("push", "tiny.yaml", "org/data", "--yes", "--dataset", "--as", "two.yaml")
+    said = run("push", "tiny.yaml", "org/data", "--yes", "--dataset", "--as", "two.yaml")
+    named = said.split("irnet-convert train ")[1].strip()
+    assert re.fullmatch(r"hf://datasets/org/data@[0-9a-f]{40}/two.yaml", named)
+    assert Recipe.load(named).name == "tiny"
     assert set(login.repos[("dataset", "org/data")].commits[-1][1]) >= {"two.yaml", "README.md"}
 
 
@@ -179,7 +191,9 @@ def test_push_refuses_before_it_uploads(login: FakeHub, here: Path) -> None:
         (["out.yaml", "org/x"], "output is '/somewhere', outside"),
         (["tiny.yaml", "name"], "no name on the Hugging Face Hub"),
         (["tiny.yaml", "org/x@v1"], "org/name alone"),
-        (["tiny.yaml", "org/x", "--as", "../x.yaml"], "safe on every system"),
+        (["tiny.yaml", "org/x", "--as", "../x.yaml"], "one name that ends in .yaml"),
+        (["tiny.yaml", "org/x", "--as", "README.md"], "one name that ends in .yaml"),
+        (["tiny.yaml", "hf://datasets/org/x"], "one kind of repository"),
         (["nothing.yaml", "org/x"], "neither a bundled recipe nor an existing file"),
         (["tiny.yaml", "org/x", "--card", "nothing.md"], "the card nothing.md"),
         (["tiny.yaml", "org/x", "--run", "runs/nothing"], "does not exist"),
@@ -277,6 +291,11 @@ def test_links_and_names_that_are_one_are_refused(hub: FakeHub, here: Path) -> N
     with pytest.raises(RecipeError, match="by a link"):
         run("pull", "org/name", "there", "--force")
     (here / "there" / "sub").unlink()
+    (here / "there" / "sub").write_text("a file")
+    with pytest.raises(RecipeError, match="needs a directory"):
+        run("pull", "org/name", "there", "--force")
+    assert not (here / "there" / "b.yaml").exists()
+    (here / "there" / "sub").unlink()
     (here / "secret").write_text("old")
     (here / "there" / "b.yaml").symlink_to(here / "secret")
     with pytest.raises(RecipeError, match="is there already"):
@@ -299,7 +318,10 @@ def test_too_much_and_nothing(hub: FakeHub, here: Path) -> None:
     repo = hub.repo("org/large")
     repo.commit({"a.yaml": b"a", "log.jsonl": b"x"})
     repo.claims["log.jsonl"] = 10**12
-    with pytest.raises(HubError, match=r"1,000,000,000,000 bytes"):
+    with pytest.raises(RecipeError, match=r"1,000,000,000,001 bytes"):
+        run("pull", "org/large")
+    repo.claims["log.jsonl"] = 20 * 1024 * 1024
+    with pytest.raises(HubError, match=r"20,971,520 bytes"):
         run("pull", "org/large")
     assert not Path("large").exists()
     assert not hub.asked("/resolve/.*log")

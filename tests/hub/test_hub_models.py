@@ -122,7 +122,8 @@ def test_repositories_that_hold_no_model(writer: FakeHub, student: nn.Module) ->
         ("org/nothing", HubError, "no such repository"),
         ("org/student/config.json", PretrainedError, "no directory|no name"),
         ("hf://org/empty/config.json", HubError, "at most one revision"),
-        ("hf://datasets/org/data", HubError, "no such repository|dataset"),
+        ("hf://datasets/org/data", HubError, "a dataset repository"),
+        ("resnet18-binry", PretrainedError, "no directory"),
         ("s3://org/name", HubError, "no name"),
     ]:
         with pytest.raises(IrnetError, match=said) as error:
