@@ -47,13 +47,14 @@ def push(
     check_repo_id(repo)
     with out.status("loading the run"):
         model, recipe = load(run_dir), read_recipe(run_dir)
+        data = recipe.data.name
         metrics = read_result(run_dir, recipe).metrics["after"]
     with tempfile.TemporaryDirectory(prefix="irnet-convert-") as place:
         with out.status("writing"):
             folder = save_pretrained(
                 model, Path(place, "model"), metrics=metrics, license=license,
                 # A directory's name is nobody else's business, and means nothing to others.
-                dataset=recipe.data.name if is_on_hub(recipe.data.name) else None,
+                dataset=data if is_on_hub(data) or data.startswith("builtin/") else None,
                 packed=packed, name=repo,
             )  # fmt: skip
         out.print(_table(folder, repo))

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from irnet_convert.errors import HubError, IrnetError
-from irnet_convert.hub import HubName, check_file_name, parse_name
+from irnet_convert.hub import HubName, check_file_name, is_on_hub, parse_name
 from irnet_convert.recipe.find import means_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -114,3 +114,15 @@ def test_what_means_a_file_and_what_the_hub() -> None:
         "a/",
     ):
         assert not means_hub(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("uoft-cs/cifar10", True), ("org/builtin-things", True), ("builtin/digits", False),
+        ("/home/me/x", False),
+        ("./x", False), ("../x/y", False), ("~/x", False), ("C:\\data/x", False), ("cifar10", False),
+    ],
+)  # fmt: skip
+def test_a_directory_is_no_data_set_of_the_hub(name: str, known: bool) -> None:
+    assert is_on_hub(name) == known
