@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from irnet_convert.errors import CheckpointError
-from irnet_convert.hub import Measured
+from irnet_convert.errors import CheckpointError, HubError
+from irnet_convert.hub import Measured, parse_name
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.rundir import ENVIRONMENT, LOG, PLAN, differing_keys, read_recipe
 
@@ -83,7 +83,7 @@ def read_result(run_dir: Path, recipe: Recipe) -> RunResult:
         CheckpointError: there is no run, it has not ended, or it trained something else.
     """
     trained = read_recipe(run_dir)
-    differing = differing_keys(recipe.to_dict(), trained.to_dict())
+    differing = differing_keys(_with_commits_of(trained, recipe), trained.to_dict())
     if differing:
         raise CheckpointError(
             f"the run in {run_dir} trained another recipe: {'; '.join(differing)}",
@@ -102,6 +102,26 @@ def read_result(run_dir: Path, recipe: Recipe) -> RunResult:
         environment=environment if isinstance(environment, dict) else {},
         files={name: path for name, path in files.items() if path.stat().st_size <= MAX_LOG},
     )
+
+
+def _with_commits_of(trained: Recipe, recipe: Recipe) -> dict[str, Any]:
+    """The recipe, in which a model named by branch or tag has the commit that the run of it has kept."""
+    data, kept = recipe.to_dict(), trained.to_dict()
+    for key in ("model", "teacher"):
+        given, found = data[key], kept[key]
+        if isinstance(given, dict) and isinstance(found, dict) and _pins(found["name"], given["name"]):
+            given["name"] = found["name"]
+    return data
+
+
+def _pins(name: str, of: str) -> bool:
+    """Whether a name is another at a commit, and nothing else."""
+    try:
+        pinned, loose = parse_name(name), parse_name(of)
+    except HubError:  # a directory
+        return False
+    same = (pinned.repo_id, pinned.path) == (loose.repo_id, loose.path)
+    return same and pinned.pinned and not loose.pinned
 
 
 def _final(run_dir: Path) -> dict[str, dict[str, float]]:

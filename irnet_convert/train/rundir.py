@@ -69,10 +69,12 @@ def check_run_dir(run_dir: Path, recipe: Recipe, *, resume: bool) -> None:
         return  # claimed by a run that was killed before it wrote anything
     differing = differing_keys(read_recipe(run_dir).to_dict(), recipe.to_dict())
     if differing:
+        moved = any("hf://" in each for each in differing)
         raise CheckpointError(
             f"the run in {run_dir} was started with another recipe: {'; '.join(differing)}",
             expected="the same values as when it was started",
-            mend="resume with the same recipe and overrides, or start another run with output=DIRECTORY",
+            mend="resume with the same recipe and overrides, or start another run with output=DIRECTORY"
+            + ("; where a branch of the Hub has moved on, override the name with the one it was" * moved),
         )
 
 

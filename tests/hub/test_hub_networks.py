@@ -12,10 +12,11 @@ from hub_client import take_in
 from hub_server import TOKEN, FakeHub
 
 import irnet_convert
-from irnet_convert.errors import IrnetError, ModelError, RecipeError
+from irnet_convert.errors import CheckpointError, IrnetError, ModelError, RecipeError
 from irnet_convert.networks import create_model
 from irnet_convert.pretrained.named import architecture_of, model_of, pinned
 from irnet_convert.recipe import ModelSpec, Recipe
+from irnet_convert.train.result import read_result
 
 SPEC = ModelSpec(name="timm/test_resnet", kwargs={"num_classes": 10})
 
@@ -84,6 +85,25 @@ def test_the_run_keeps_the_commit(teacher: Any, tmp_path: Path) -> None:
     assert name == "hf://org/teacher"
     assert len(revision) == 40
     assert revision != teacher[1]  # the newest
+    # It is the result of the recipe as it was given, and of no other revision.
+    assert read_result(result.run_dir, one).metrics["after"] == result.metrics["after"]
+    tagged = one.model_copy(update={"teacher": ModelSpec(name=f"hf://org/teacher@{teacher[1]}")})
+    with pytest.raises(CheckpointError, match=r"teacher\.name"):
+        read_result(result.run_dir, tagged)
+
+
+def test_a_branch_that_moved_on_is_told_when_a_run_is_resumed(
+    teacher: Any, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    one = recipe(tmp_path, teacher={"name": "hf://org/teacher"}, distill={"weight": 1.0})
+    run_dir = irnet_convert.finetune(one).run_dir
+    irnet_convert.push_to_hub(create_model(SPEC), "org/teacher", packed=False)
+    with pytest.raises(CheckpointError, match="override the name") as error:
+        irnet_convert.finetune(one, resume=True)
+    before = str(error.value).split("was '")[1].split("'")[0]
+    assert Recipe.load(run_dir / "recipe.yaml").teacher == ModelSpec(name=before)
+    irnet_convert.finetune(one, overrides=["teacher.name=" + before], resume=True)
 
 
 def test_of_two_processes_one_fetches_the_teacher(teacher: Any, hub: FakeHub, tmp_path: Path) -> None:
