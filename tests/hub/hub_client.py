@@ -29,6 +29,7 @@ def use(endpoint: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # put back afterwards, also where a test goes offline
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     origins = {_http._url_origin(endpoint)}
     monkeypatch.setattr(_http, "_HUB_ORIGINS", frozenset(origins))
