@@ -199,7 +199,7 @@ def _a_name_that_climbs(hub: FakeHub, name: str) -> None:
 
 #: Name → what fills the repository ``evil/NAME``, which is then loaded by its name.
 REPOS: dict[str, Callable[[FakeHub, str], None]] = {
-    "hub-output-of-root": _repo(output="/root/.ssh"),
+    "hub-output-of-the-system": _repo(output="/etc/cron.d"),
     "hub-output-that-climbs": _repo(output="runs/../../../x"),
     "hub-output-of-windows": _repo(output="C:\\Users\\x"),
     "hub-checkpoint-of-a-share": _repo(
