@@ -137,13 +137,14 @@ def check_tag(resolved: Resolved) -> None:
     Raises:
         HubError: it is no tag of the repository, or the Hub cannot be asked.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
     from irnet_convert.hub.problems import patiently, told
+    from irnet_convert.hub.waiting import answered_within
 
     if resolved.offline:
         return
-    with told(f"the tags of {resolved.at()}"):
+    with told(f"the tags of {resolved.at()}"), answered_within(constants.HF_HUB_ETAG_TIMEOUT):
         refs = patiently(lambda: HfApi().list_repo_refs(resolved.repo_id, repo_type=resolved.repo_type))
         tags = [tag.name for tag in refs.tags]
     if resolved.revision not in tags:

@@ -36,11 +36,12 @@ _AROUND = (theirs.LocalEntryNotFoundError, theirs.RevisionResolutionError, Runti
 
 
 @contextmanager
-def told(asked: str) -> Iterator[None]:
+def told(asked: str, *, again: bool = True) -> Iterator[None]:
     """Raise what happens inside as a HubError.
 
     Args:
         asked: what was asked for, as in ``"the file hf://org/name/recipe.yaml"``.
+        again: whether it was :func:`patiently` tried again, as the error then says.
     """
     try:
         yield
@@ -49,7 +50,7 @@ def told(asked: str) -> Iterator[None]:
     except _KINDS as error:
         cause = _cause(error)
         if isinstance(cause, (RuntimeError, *_FAILURES)) and not isinstance(cause, theirs.FileMetadataError):
-            raise _translated(asked, cause) from error
+            raise _translated(asked, cause, again) from error
         # What huggingface_hub's own parsing raises when the answer is not what the Hub sends.
         raise HubError(
             f"{asked}: what came back is no answer of the Hub ({type(error).__name__}: {_said(str(error))})",
@@ -85,9 +86,9 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _translated(asked: str, error: BaseException) -> HubError:
+def _translated(asked: str, error: BaseException, again: bool) -> HubError:
     if isinstance(error, theirs.HfHubHTTPError):
-        came, expected, mend = _answered(error)
+        came, expected, mend = _answered(error, again)
     elif isinstance(
         error, theirs.OfflineModeIsEnabled | theirs.LocalEntryNotFoundError | theirs.RevisionResolutionError
     ):
@@ -97,7 +98,7 @@ def _translated(asked: str, error: BaseException) -> HubError:
             "fetch it once without --offline and HF_HUB_OFFLINE",
         )
     elif isinstance(error, httpx2.TransportError):
-        came, expected, mend = _unreachable(error)
+        came, expected, mend = _unreachable(error, again)
     elif isinstance(error, OSError):
         came, expected, mend = _disk(error)
     else:
@@ -106,7 +107,7 @@ def _translated(asked: str, error: BaseException) -> HubError:
     return HubError(f"{asked}: {came}", expected=expected, mend=mend)
 
 
-def _answered(error: theirs.HfHubHTTPError) -> tuple[str, str, str]:
+def _answered(error: theirs.HfHubHTTPError, again: bool) -> tuple[str, str, str]:
     """What a status of the Hub's means: what came back, what was expected, how to mend it."""
     status = error.response.status_code
     came = f"the Hub answered {status}" + (
@@ -133,11 +134,12 @@ def _answered(error: theirs.HfHubHTTPError) -> tuple[str, str, str]:
     if status == 429:
         return f"{came}: too many requests", "fewer", f"wait; logged in, the limit is higher: {_LOG_IN}"
     if status >= 500:
-        return f"{came}: the server failed, also when asked again", "an answer", "try again later"
+        failed = "the server failed" + ", also when asked again" * again
+        return f"{came}: {failed}", "an answer", "try again later"
     return came, "an answer", "see what the Hub says"
 
 
-def _unreachable(error: httpx2.TransportError) -> tuple[str, str, str]:
+def _unreachable(error: httpx2.TransportError, again: bool) -> tuple[str, str, str]:
     what = f"{type(error).__name__}: {_said(str(error))}"
     if isinstance(error, httpx2.ProxyError):
         return f"the proxy refused ({what})", "a proxy that lets the Hub through", "check HTTPS_PROXY"
@@ -146,6 +148,12 @@ def _unreachable(error: httpx2.TransportError) -> tuple[str, str, str]:
             f"the Hub cannot be reached ({what})",
             "a connection to the Hub",
             "check the network; --offline uses what was fetched before",
+        )
+    if not again:
+        return (
+            f"the connection broke ({what})",
+            "the whole answer",
+            "try again; a commit is whole or not there",
         )
     return (
         f"the connection broke, also when tried again ({what})",

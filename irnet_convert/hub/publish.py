@@ -11,6 +11,9 @@ from irnet_convert.errors import HubError
 from irnet_convert.hub.client import is_offline
 from irnet_convert.hub.names import RepoType, check_file_name, parse_name
 
+#: Seconds without a byte after which an upload is given up: the Hub takes its time over a large commit.
+SILENCE = 120.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Uploaded:
@@ -52,6 +55,7 @@ def upload(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     from irnet_convert.hub.problems import told
+    from irnet_convert.hub.waiting import answered_within
 
     name = parse_name(repo_id)
     if name.path is not None or name.revision is not None:
@@ -71,7 +75,7 @@ def upload(
         raise HubError(
             f"{asked}: HF_HUB_OFFLINE is set", expected="a connection to the Hub", mend="unset HF_HUB_OFFLINE"
         )
-    with told(asked):
+    with told(asked, again=False), answered_within(SILENCE):
         api = HfApi()
         if create:
             api.create_repo(name.repo_id, repo_type=repo_type, private=private, exist_ok=True)

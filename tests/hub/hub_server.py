@@ -66,7 +66,8 @@ class Fault:
     Args:
         kind: a status ("500", "503", ...), "drop" (the connection breaks halfway through the body), "reset"
             (likewise, with a TCP reset), "refuse" (before any answer), "html" (an answer that is no JSON),
-            "slow" (no answer for 5 s), "lie" (half the body, and a length that says it is whole).
+            "slow" (no answer for 5 s), "silence" (no answer for 30 s), "lie" (half the body, and a length that
+            says it is whole).
         where: regular expression over ``"METHOD /path"``.
         times: how often; None is for ever.
     """
@@ -87,6 +88,8 @@ class FakeHub:
         self.stored: dict[str, bytes] = {}  # LFS content by sha256
         self.endpoint = ""
         self.lock = threading.RLock()
+        self.closed = threading.Event()
+        self.meetings: dict[str, threading.Barrier] = {}
 
     def repo(self, repo_id: str, repo_type: str = "model", **keys: Any) -> Repo:
         """A new repository."""
@@ -96,6 +99,16 @@ class FakeHub:
     def fails(self, kind: str, where: str, times: int | None = 1) -> None:
         """Plan a fault."""
         self.faults.append(Fault(kind, where, times))
+
+    def meet(self, where: str, count: int) -> None:
+        """Answer requests whose ``"METHOD /path"`` matches only when so many of them have come."""
+        self.meetings[where] = threading.Barrier(count, timeout=300)
+
+    def wait_for_others(self, method: str, path: str) -> None:
+        """Hold a request until those that it has to meet have come; never longer than five minutes."""
+        for where, barrier in self.meetings.items():
+            if re.search(where, f"{method} {path}"):
+                barrier.wait()
 
     def asked(self, where: str) -> list[tuple[str, str, str | None]]:
         """The requests so far whose ``"METHOD /path"`` matches."""
@@ -127,6 +140,7 @@ def running(hub: FakeHub) -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.closed.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -165,6 +179,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault == "refuse":
             self._break(hard=False)
             return
+        if self.fault == "silence":
+            self.hub.closed.wait(30)
+            self._break(hard=False)
+            return
+        self.hub.wait_for_others(method, self.path)
         if self.fault == "slow":
             threading.Event().wait(5)  # time.sleep is short in the tests
         if self.fault is not None and self.fault.isdigit():

@@ -14,7 +14,7 @@ from hub_client import environment
 from hub_server import MEMBER, TOKEN, FakeHub
 
 from irnet_convert.errors import HubError
-from irnet_convert.hub import check_tag, fetch, parse_name, resolve, upload
+from irnet_convert.hub import check_tag, fetch, parse_name, publish, resolve, upload
 
 FILE = b"name: one\n" * 50
 
@@ -102,6 +102,7 @@ def test_a_tag_is_told_from_a_branch(hub: FakeHub) -> None:
 def test_two_processes_download_at_once(hub: FakeHub, tmp_path: Path) -> None:
     content = os.urandom(3 << 20)
     hub.repo("org/name", lfs={"model.safetensors"}).commit({"model.safetensors": content})
+    hub.meet("HEAD .*/resolve/", 2)  # neither is answered before both have come to ask
     code = (
         "from irnet_convert.hub import *; import sys; sys.stdin.read(1);"
         "print(fetch(resolve(parse_name('org/name')), 'model.safetensors', max_bytes=1 << 30))"
@@ -117,7 +118,11 @@ def test_two_processes_download_at_once(hub: FakeHub, tmp_path: Path) -> None:
         )
         for _ in range(2)
     ]
-    paths = [child.communicate("x", timeout=60)[0].strip() for child in children]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("x")
+        child.stdin.flush()
+    paths = [child.communicate(timeout=250)[0].strip() for child in children]
     assert [child.returncode for child in children] == [0, 0]
     assert paths[0] == paths[1]
     assert Path(paths[0]).read_bytes() == content
@@ -231,6 +236,36 @@ def test_a_server_that_says_nothing(hub: FakeHub, monkeypatch: pytest.MonkeyPatc
     hub.fails("slow", "GET /api/", None)
     with pytest.raises(HubError, match=r"the connection broke, also when tried again \(ReadTimeout"):
         resolve(parse_name("org/name"))
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["GET .*/refs", "POST /api/repos/create", "POST .*/preupload/", "POST .*/batch", "PUT /lfs/",
+     "POST .*/commit/"],
+)  # fmt: skip
+def test_a_server_that_falls_silent_while_asked_for_more(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    from huggingface_hub import constants, get_session
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.repo("org/name").commit({"recipe.yaml": FILE}, tag="v1")
+    found = resolve(parse_name("org/name@v1"))
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.05)
+    monkeypatch.setattr(publish, "SILENCE", 0.05)
+    hub.fails("silence", where, None)
+    before = get_session().timeout
+
+    def ask() -> None:
+        if "refs" in where:
+            check_tag(found)
+        else:
+            upload("org/name", {"model.safetensors": FILE}, message="No")
+
+    with pytest.raises(HubError, match=r"the connection broke.*\(ReadTimeout"):
+        ask()
+    assert get_session().timeout == before, "other users of the client have their own limits"
+    assert hub.asked(where)
 
 
 def test_no_server_at_all(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
