@@ -18,6 +18,7 @@ PACKAGE = Path(irnet_convert.__file__).parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "durable": set(),
+    "plain_json": set(),
     "plain_yaml": set(),
     "weights": set(),
     "native": set(),
@@ -34,11 +35,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"weights", "recipe"},
     "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites", "hub", "durable"},
     "data": {"recipe"},
-    "packed": {"binary", "durable", "extras", "graph.example", "layers", "native"},
+    "packed": {"binary", "durable", "extras", "graph.example", "layers", "native", "plain_json"},
     "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
               "graph.replay", "durable", "extras", "plain_yaml", "policy", "weights", "hub", "pretrained"},
     "pretrained": {"layers", "graph", "convert", "report", "networks", "recipe", "packed",
-                   "durable", "plain_yaml", "weights", "hub"},
+                   "durable", "plain_json", "plain_yaml", "weights", "hub"},
     "cost": {"native", "layers", "convert", "networks", "data", "recipe"},
     "coverage": {"layers", "policy", "graph", "convert", "report", "networks", "recipe.inputs"},
     "cli": {"binary", "layers", "policy", "graph", "convert", "report", "networks", "recipe", "data", "train",
@@ -109,6 +110,16 @@ def test_imports_run_one_way(path: Path) -> None:
 )
 def test_a_violation_would_be_noticed(module: str, source: str) -> None:
     assert len(violations(module, source)) == 1
+
+
+def test_the_hub_alone_imports_its_client() -> None:
+    rooms = {
+        module_of(path).split(".")[0]
+        for path in sources()
+        for line in path.read_text().splitlines()
+        if line.strip().startswith(("import huggingface_hub", "from huggingface_hub"))
+    }
+    assert rooms == {"hub"}
 
 
 def test_every_room_is_known() -> None:

@@ -24,6 +24,7 @@ from irnet_convert.hub.card import Measured, card
 from irnet_convert.hub.client import Resolved, check_tag, fetch, go_offline, is_offline, resolve
 from irnet_convert.hub.names import HubName, check_file_name, is_on_hub, parse_name
 from irnet_convert.hub.publish import Uploaded, upload
+from irnet_convert.hub.shards import split_weights
 
 __all__ = [
     "HubName",
@@ -39,5 +40,6 @@ __all__ = [
     "is_on_hub",
     "parse_name",
     "resolve",
+    "split_weights",
     "upload",
 ]

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -19,6 +18,7 @@ from torch import Tensor, uint8
 
 from irnet_convert.durable import write_whole
 from irnet_convert.errors import PackedFileError
+from irnet_convert.plain_json import load_json
 
 #: Version of the file's layout: what the metadata's keys mean. A reader refuses every other.
 FORMAT_VERSION = 1
@@ -133,8 +133,8 @@ def _metadata(data: bytes) -> dict[str, str]:
     if length > min(MAX_HEADER, len(data) - 8):
         raise damaged(f"its header should have {length} bytes, and it has {len(data) - 8} in all")
     try:
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        header = load_json(data[8 : 8 + length])
+    except ValueError as error:
         raise damaged(f"its header is no JSON ({str(error)[:120]})") from error
     texts = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(texts, dict) or not all(isinstance(value, str) for value in texts.values()):
@@ -174,17 +174,6 @@ def _seal(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
         raw = tensors[name].detach().cpu().contiguous().flatten().view(uint8)
         found.update(raw.numpy().data)
     return found.hexdigest()
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
 
 
 def _short(text: object) -> str:

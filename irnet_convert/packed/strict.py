@@ -16,7 +16,8 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from irnet_convert.errors import IrnetError, ProgramError, nearest
+from irnet_convert.errors import ProgramError, nearest
+from irnet_convert.plain_json import load_json
 
 T = TypeVar("T")
 
@@ -41,10 +42,8 @@ def read_json(cls: type[T], text: str, *, what: str) -> T:
     if len(text) > MAX_TEXT:
         raise malformed(f"{what} of {len(text)} characters", f"at most {MAX_TEXT}")
     try:
-        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except IrnetError:
-        raise
-    except (ValueError, RecursionError) as error:
+        data = load_json(text)
+    except ValueError as error:
         raise malformed(f"{what} is no JSON: {error}", "JSON as save_packed writes it") from error
     return read(cls, data, what)
 
@@ -77,19 +76,6 @@ def malformed(given: str, expected: str) -> ProgramError:
     return ProgramError(
         given, expected=expected, mend="pack the model again with irnet_convert.pack; do not edit the program"
     )
-
-
-def _no_constant(text: str) -> Any:
-    raise malformed(f"the number {text}", "finite numbers")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [k for k, _ in pairs]
-        twice = next(k for k in names if names.count(k) > 1)
-        raise malformed(f"the key {twice!r} twice in one object", "each key once")
-    return found
 
 
 Reader = Callable[[Any, str], Any]

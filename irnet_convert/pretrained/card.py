@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
+from irnet_convert import hub
 from irnet_convert.errors import IrnetError
-from irnet_convert.hub import is_on_hub
+from irnet_convert.hub import Measured
 from irnet_convert.pretrained.config import Config
 from irnet_convert.pretrained.stored import PACKED
 from irnet_convert.report import Summary, summarize
@@ -47,7 +47,6 @@ def card_text(model: nn.Module, config: Config, card: Card) -> str:
         card: what else there is to say.
     """
     parts = [
-        f"---\n{_metadata(config, card).to_yaml()}\n---",
         f"# {_line(card.name)}",
         _what(model, config),
         _use(config, card),
@@ -55,29 +54,23 @@ def card_text(model: nn.Module, config: Config, card: Card) -> str:
         _sizes(model),
         _origin(config),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _metadata(config: Config, card: Card) -> ModelCardData:
-    top1 = config.metrics.get("top1")
-    results = None
-    if top1 is not None and card.dataset:
-        results = [
-            EvalResult(
-                task_type="image-classification", dataset_type=card.dataset, dataset_name=card.dataset,
-                metric_type="accuracy", metric_name="top-1 accuracy, %", metric_value=top1,
-            )
-        ]  # fmt: skip
     base = (config.source or "").removeprefix("hf-hub:")
-    return ModelCardData(
-        library_name="irnet-convert",
-        license=card.license,
-        tags=["image-classification", *(["binary-neural-network", "ir-net"] if config.plan else [])],
+    return hub.card(
+        "\n\n".join(part for part in parts if part),
+        name=card.name,
+        tags=["binary-neural-network", "ir-net"] if config.plan else [],
+        datasets=[card.dataset] if card.dataset and hub.is_on_hub(card.dataset) else [],
         base_model=base if base != config.source and base else None,
-        datasets=[card.dataset] if card.dataset and is_on_hub(card.dataset) else None,
-        model_name=card.name if results else None,
-        eval_results=results,
-    )
+        license=card.license,
+        measured=_measured(config, card),
+    ).decode()
+
+
+def _measured(config: Config, card: Card) -> list[Measured]:
+    top1 = config.metrics.get("top1")
+    if top1 is None or not card.dataset:
+        return []
+    return [Measured(dataset=card.dataset, split=None, metric="accuracy", value=top1, label=_WORDS["top1"])]
 
 
 def _what(model: nn.Module, config: Config) -> str:

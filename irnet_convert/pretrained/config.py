@@ -12,6 +12,7 @@ from irnet_convert.errors import PretrainedError
 from irnet_convert.graph.plan import Plan
 from irnet_convert.networks.create import RESERVED
 from irnet_convert.networks.origin import Images
+from irnet_convert.plain_json import load_json
 from irnet_convert.pretrained.limits import (
     MAX_ARGUMENTS,
     MAX_CONFIG,
@@ -233,8 +234,8 @@ def parse_config(data: bytes, *, where: str) -> Config:
     if len(data) > MAX_CONFIG:
         raise _refused(where, f"has {len(data):,} bytes", f"at most {MAX_CONFIG:,}")
     try:
-        raw = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raw = load_json(data)
+    except ValueError as error:
         raise _refused(
             where, f"is no JSON ({_short(error)})", "the JSON that save_pretrained writes"
         ) from error
@@ -296,17 +297,6 @@ def _check_tree(raw: Any, where: str) -> None:
 
 def _refused(where: str, problem: str, expected: str) -> PretrainedError:
     return PretrainedError(f"{where} {problem}", expected=expected, mend=_MEND)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return found
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
 
 
 def _short(value: object, most: int = 80, *, quote: bool = True) -> str:

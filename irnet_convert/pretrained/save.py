@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from irnet_convert.convert import is_binarized
 from irnet_convert.durable import write_synced
 from irnet_convert.errors import IrnetError, PretrainedError
+from irnet_convert.hub import split_weights
 from irnet_convert.networks.origin import Images, Origin
 from irnet_convert.packed import pack, save_packed
 from irnet_convert.packed.model import PackedModel
@@ -35,7 +36,6 @@ from irnet_convert.pretrained.stored import (
     WEIGHTS,
     describe_file,
     index_of,
-    split_weights,
 )
 from irnet_convert.recipe import ModelSpec
 

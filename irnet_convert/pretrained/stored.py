@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from irnet_convert.errors import PretrainedError
+from irnet_convert.plain_json import load_json
 from irnet_convert.pretrained.config import FileData
 from irnet_convert.pretrained.limits import MAX_HEADER
 
@@ -182,24 +181,15 @@ def _check_index(path: Path, file: FileData, entries: Mapping[str, Entry]) -> No
         raise _damaged(INDEX, f"has {file.size:,} bytes", f"at most {MAX_HEADER:,}")
     _check_hash(path, INDEX, file)
     try:
-        data: Any = json.loads(path.read_bytes())
+        data = load_json(path.read_bytes())
         places = data["weight_map"]
         same = places == {key: entry.file for key, entry in entries.items()}
-    except (ValueError, RecursionError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError) as error:
         raise _damaged(INDEX, f"is no index of shards ({type(error).__name__}: {str(error)[:80]})") from error
     if not same:
         raise _damaged(
             INDEX, "does not say what lies in the shards", "the shard of every tensor, and no more"
         )
-
-
-def split_weights(tensors: Mapping[str, Tensor], max_shard_size: int | str) -> dict[str, list[str]]:
-    """File name → keys of the tensors in it; one file where all of them fit into it."""
-    return dict(
-        split_torch_state_dict_into_shards(
-            dict(tensors), filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
-        ).filename_to_tensors
-    )
 
 
 def index_of(split: Mapping[str, Iterable[str]], tensors: Mapping[str, Tensor]) -> bytes:

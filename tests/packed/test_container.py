@@ -122,11 +122,11 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "deep nesting": (lambda d: with_header("[" * 200_000 + "]" * 200_000, b""), "no JSON"),
     "NaN in the header": (_text('"shape":[3,4]', '"shape":[NaN,4]'), "NaN is no number"),
     "a huge number": (_text('"shape":[3,4]', '"shape":[' + "9" * 5000 + ",4]"), "no JSON|cannot be read"),
-    "a key twice": (_text('{"__metadata__":{', '{"__metadata__":{"sign":"x",'), "a key occurs twice"),
+    "a key twice": (_text('{"__metadata__":{', '{"__metadata__":{"sign":"x",'), "the key 'sign' twice"),
     "a tensor twice": (
         lambda d: with_header(header_of(d)[0].rstrip()[:-1] + ',"bits":' + json.dumps(
             json.loads(header_of(d)[0])["scale"]) + "}", header_of(d)[1]),
-        "a key occurs twice",
+        "twice in one object",
     ),
     "weights without metadata": (
         lambda d: safetensors.torch.save({"a": torch.zeros(2)}), "no metadata",
