@@ -66,7 +66,7 @@ class Fault:
     Args:
         kind: a status ("500", "503", ...), "drop" (the connection breaks halfway through the body), "reset"
             (likewise, with a TCP reset), "refuse" (before any answer), "html" (an answer that is no JSON),
-            "slow" (no answer for 5 s), "silence" (no answer for 30 s), "lie" (half the body, and a length that
+            "slow" (no answer for 5 s), "silence" (none for 30 s), "lie" (half the body, and a length that
             says it is whole).
         where: regular expression over ``"METHOD /path"``.
         times: how often; None is for ever.

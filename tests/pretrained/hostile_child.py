@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from watched import Watch, peak
+
 import irnet_convert
 from irnet_convert.errors import IrnetError
-
-#: What Python reports of a file opened for writing, a connection or a program that is started.
-_WRITES = ("w", "a", "x", "+")
-events: list[str] = []
-watching = False
-
-
-def watch(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook: what is done to the world outside of the process."""
-    if not watching:
-        return
-    if event == "open":
-        path, mode, flags = args
-        if (isinstance(mode, str) and any(c in mode for c in _WRITES)) or (mode is None and flags & 3):
-            events.append(f"open {path}")
-    elif event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec",
-                   "os.mkdir", "os.rename", "os.remove", "pickle.find_class", "shutil.rmtree"):  # fmt: skip
-        events.append(f"{event} {args}"[:200])
 
 
 def attempt(path: Path) -> dict[str, Any]:
@@ -44,24 +27,16 @@ def attempt(path: Path) -> dict[str, Any]:
     return {"case": path.stem, "outcome": outcome, "said": said, "seconds": time.process_time() - started}
 
 
-def peak() -> int:
-    """Most bytes that this process has had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main(folder: Path, good: list[Path]) -> None:
     """Warm up on good ones, then load everything in ``folder``."""
-    global watching
-    sys.addaudithook(watch)
+    watch = Watch()
     for path in good:
         assert attempt(path)["outcome"] == "loaded", attempt(path)
-    found = []
+    found, before = [], peak()
     for path in sorted(folder.iterdir()):
-        before, watching = peak(), True
-        one = attempt(path)
-        watching = False
-        found.append({**one, "bytes": peak() - before, "events": events[:]})
-        events.clear()
+        with watch.on() as events:
+            one = attempt(path)
+        found.append({**one, "bytes": peak() - before, "events": events})
     print(json.dumps(found))
 
 
