@@ -35,6 +35,8 @@ _FUNCTIONS = {
     "irn_surrogate": (*3 * _ARRAYS, c_int64, c_float, c_float, c_int),
     "irn_libra": (*3 * _ARRAYS, c_int64, c_int64, c_int),
     "irn_libra_gradient": (*4 * _ARRAYS, c_int64, c_int64, c_float, c_float, c_int),
+    "irn_rprelu": (*5 * _ARRAYS, c_int64, c_int64, c_int64, c_int),
+    "irn_rprelu_gradient": (*6 * _ARRAYS, c_int64, c_int64, c_int64, c_int),
 }
 
 

@@ -21,6 +21,16 @@ IRN_API int irn_libra(int isa, const float* w, float* out, float* stats, int64_t
 IRN_API int irn_libra_gradient(int isa, const float* w, const float* grad, const float* stats, float* out,
                                int64_t filters, int64_t n, float k, float t, int threads);
 
+/* f(x) = z > 0 ? z + shift_out : slope z + shift_out with z = x - shift_in, of rows of `channels` numbers, each with
+ * parameters of its own; a thread takes `part` rows at a time. */
+IRN_API int irn_rprelu(int isa, const float* x, const float* shift_in, const float* slope, const float* shift_out,
+                       float* out, int64_t rows, int64_t channels, int64_t part, int threads);
+/* Its gradients. sums: of each part of the rows (`part` of them, the last one fewer), those of shift_in, slope and
+ * shift_out, `channels` numbers each. */
+IRN_API int irn_rprelu_gradient(int isa, const float* x, const float* grad, const float* shift_in,
+                                const float* slope, float* out, double* sums, int64_t rows, int64_t channels,
+                                int64_t part, int threads);
+
 #ifdef __cplusplus
 }
 #endif

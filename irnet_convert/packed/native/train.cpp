@@ -38,10 +38,18 @@ void blocks(int threads, int64_t n, const Pass& pass) {
   });
 }
 
+// Calls pass(number, first row, rows) for every part of the rows.
+template <class Pass>
+void parts(int threads, int64_t rows, int64_t part, const Pass& pass) {
+  parallel(threads, (rows + part - 1) / part, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) pass(i, i * part, rows - i * part < part ? rows - i * part : part);
+  });
+}
+
 }  // namespace
 }  // namespace irn
 
-using irn::blocks, irn::parallel, irn::passes_of, irn::threads_for;
+using irn::blocks, irn::parallel, irn::parts, irn::passes_of, irn::threads_for;
 
 extern "C" {
 
@@ -78,6 +86,29 @@ int irn_libra_gradient(int isa, const float* w, const float* grad, const float* 
   parallel(threads_for(filters * n, threads), filters, [&](int64_t begin, int64_t end) {
     for (int64_t f = begin; f < end; ++f)
       passes->filter_gradient(w + f * n, grad + f * n, stats + 3 * f, out + f * n, n, k, t);
+  });
+  return 0;
+}
+
+int irn_rprelu(int isa, const float* x, const float* shift_in, const float* slope, const float* shift_out, float* out,
+               int64_t rows, int64_t channels, int64_t part, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  parts(threads_for(rows * channels, threads), rows, part, [&](int64_t, int64_t row, int64_t count) {
+    int64_t i = row * channels;
+    passes->rprelu(x + i, shift_in, slope, shift_out, out + i, count, channels);
+  });
+  return 0;
+}
+
+int irn_rprelu_gradient(int isa, const float* x, const float* grad, const float* shift_in, const float* slope,
+                        float* out, double* sums, int64_t rows, int64_t channels, int64_t part, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  parts(threads_for(rows * channels, threads), rows, part, [&](int64_t number, int64_t row, int64_t count) {
+    int64_t i = row * channels;
+    double* own = sums + number * 3 * channels;
+    passes->rprelu_gradient(x + i, grad + i, shift_in, slope, out + i, own, count, channels);
   });
   return 0;
 }

@@ -177,7 +177,50 @@ void filter_gradient(const float* w, const float* grad, const float* stats, floa
   });
 }
 
-constexpr Passes kPasses = {sign, surrogate, binarize_filter, filter_gradient};
+// A register goes down one column after the other: the rows given are few enough to stay in the cache.
+void rprelu(const float* x, const float* shift_in, const float* slope, const float* shift_out, float* out,
+            int64_t rows, int64_t columns) {
+  using T = Floats;
+  auto zero = T::splat(0.0f);
+  T::each(columns, [=](int64_t c, int64_t count) {
+    auto before = T::read(shift_in + c, count, 0.0f), steep = T::read(slope + c, count, 0.0f);
+    auto behind = T::read(shift_out + c, count, 0.0f);
+    for (int64_t i = c; i < rows * columns; i += columns) {
+      auto z = T::read(x + i, count, 0.0f) - before;
+      T::write(out + i, count, T::choose(z > zero, z, steep * z) + behind);
+    }
+  });
+}
+
+// Of slope, z is the derivative where z is not positive, which it is not at NaN either. Few rows are added up in
+// floats, and their sums in doubles.
+void rprelu_gradient(const float* x, const float* grad, const float* shift_in, const float* slope, float* out,
+                     double* sums, int64_t rows, int64_t columns) {
+  using T = Floats;
+  constexpr int64_t kFew = 32;
+  auto zero = T::splat(0.0f);
+  for (int64_t i = 0; i < 3 * columns; ++i) sums[i] = 0;
+  T::each(columns, [=](int64_t c, int64_t count) {
+    auto before = T::read(shift_in + c, count, 0.0f), steep = T::read(slope + c, count, 0.0f);
+    for (int64_t row = 0; row < rows; row += kFew) {
+      T::V shifted{}, sloped{}, whole{};
+      int64_t end = (row + kFew < rows ? row + kFew : rows) * columns;
+      for (int64_t i = row * columns + c; i < end; i += columns) {
+        auto z = T::read(x + i, count, 0.0f) - before, g = T::read(grad + i, count, 0.0f);
+        auto positive = z > zero;
+        auto down = T::choose(positive, g, steep * g);
+        T::write(out + i, count, down);
+        shifted -= down, whole += g;
+        sloped += T::choose(positive, zero, g * z);
+      }
+      for (int64_t j = 0; j < count; ++j) {
+        sums[c + j] += shifted[j], sums[columns + c + j] += sloped[j], sums[2 * columns + c + j] += whole[j];
+      }
+    }
+  });
+}
+
+constexpr Passes kPasses = {sign, surrogate, binarize_filter, filter_gradient, rprelu, rprelu_gradient};
 
 }  // namespace
 }  // namespace irn::IRN_TRAIN_ISA

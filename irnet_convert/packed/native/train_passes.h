@@ -15,6 +15,12 @@ struct Passes {
   void (*binarize_filter)(const float* w, float* out, float* stats, int64_t n);
   void (*filter_gradient)(const float* w, const float* grad, const float* stats, float* out, int64_t n, float k,
                           float t);
+  // RPReLU of rows of numbers, each column with parameters of its own.
+  void (*rprelu)(const float* x, const float* shift_in, const float* slope, const float* shift_out, float* out,
+                 int64_t rows, int64_t columns);
+  // sums: the gradients of shift_in, slope and shift_out, `columns` numbers each.
+  void (*rprelu_gradient)(const float* x, const float* grad, const float* shift_in, const float* slope, float* out,
+                          double* sums, int64_t rows, int64_t columns);
 };
 
 }  // namespace irn
