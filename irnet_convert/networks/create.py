@@ -14,6 +14,7 @@ from torch import nn
 from irnet_convert.errors import IrnetError, ModelError, UnknownNameError, nearest
 from irnet_convert.networks import cifar  # noqa: F401  its import registers the CIFAR networks with timm
 from irnet_convert.networks.origin import Origin, images_of_timm, set_origin, timm_config
+from irnet_convert.networks.timm_weights import safe_weights
 from irnet_convert.networks.torchvision_weights import default_weights, images_of_weights, weights_alone
 from irnet_convert.recipe.inputs import ModelSpec
 from irnet_convert.weights import load_strictly, read_safetensors
@@ -117,7 +118,7 @@ def _timm(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
         raise _unknown(f"timm/{name}", [f"timm/{each}" for each in timm.list_models()])
 
     def make() -> nn.Module:
-        with weights_alone() if pretrained else nullcontext():
+        with safe_weights(name) if pretrained else nullcontext():
             return timm.create_model(name, pretrained=pretrained, **kwargs)
 
     return _call(f"timm/{name}", make, kwargs, pretrained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import timm
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -102,16 +103,36 @@ def _origin(model: nn.Module, architecture: ModelSpec | str | None) -> Origin:
         _spec(ModelSpec(name=known.name, kwargs=dict(known.kwargs)))
         return known
     name = timm_config(model).get("architecture")
-    arguments = getattr(model, "_model_args", {})
     if not isinstance(name, str):
         raise PretrainedError(
             f"nothing says which architecture this {type(model).__name__} is",
             expected="a model of timm's, or one that irnet_convert made from a name", mend=_MEND,
         )  # fmt: skip
-    spec = _spec({"name": f"timm/{name}", "kwargs": {**arguments}})
+    spec = _spec({"name": f"timm/{name}", "kwargs": _timm_arguments(model, name)})
     return Origin(
         name=spec.name, kwargs=dict(spec.kwargs), source=_source(model), images=images_of_timm(model)
     )
+
+
+def _timm_arguments(model: nn.Module, name: str) -> dict[str, Any]:
+    """Arguments of timm's factory: those that it was given, and those that it took from its configuration.
+
+    The configuration of some weights (of a tag, of a repository on the Hub) has other classes, channels or
+    image size than the one that ``name`` alone means.
+    """
+    usual: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    theirs = _configured(usual.to_dict() if usual is not None else {})
+    taken = {key: value for key, value in _configured(timm_config(model)).items() if theirs.get(key) != value}
+    return {**taken, **getattr(model, "_model_args", {})}
+
+
+def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's factories take from a configuration where they are not told otherwise."""
+    found = {"num_classes": config.get("num_classes"), "global_pool": config.get("global_pool")}
+    channels, *size = config.get("input_size") or (None,)
+    found["in_chans"] = channels
+    found["img_size"] = size if size and config.get("fixed_input_size") else None
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _spec(given: ModelSpec | str | Mapping[str, Any]) -> ModelSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -203,6 +204,26 @@ def test_timm_says_which_of_its_models_it_is(tmp_path: Path) -> None:
     }
     assert config["source"].startswith("hf-hub:timm/test_resnet")
     assert origin_of(again).images.input_size == tuple(model.pretrained_cfg["input_size"])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("config", "kwargs"),
+    [
+        ({"num_classes": 7}, {"num_classes": 7}),
+        ({"input_size": (1, 160, 160)}, {"in_chans": 1}),
+        ({"input_size": (3, 96, 96)}, {"img_size": [96, 96]}),
+        ({}, {}),
+    ],
+)
+def test_what_timm_took_from_the_configuration_of_some_weights_is_kept(
+    config: dict[str, Any], kwargs: dict[str, Any], tmp_path: Path
+) -> None:
+    model = timm.create_model("test_vit", pretrained_cfg_overlay=config).eval()
+    again = from_pretrained(save_pretrained(model, tmp_path / "saved", packed=False))
+    found = json.loads((tmp_path / "saved" / "config.json").read_text())["architecture"]
+    assert found == {"name": "timm/test_vit", "kwargs": kwargs}
+    images = torch.randn(2, *model.pretrained_cfg["input_size"])
+    assert torch.equal(again(images), model(images))
 
 
 def test_a_torchvision_model_needs_a_name(tmp_path: Path) -> None:
