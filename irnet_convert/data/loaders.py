@@ -30,6 +30,7 @@ class Loaders:
         num_classes: of the labels.
         steps_per_epoch: optimizer steps in a whole epoch, the same in every process.
         micro_batches: batches of ``train`` that make one step.
+        labels: what the classes are called; None where the data do not say.
     """
 
     train: DataLoader[Any]
@@ -37,6 +38,7 @@ class Loaders:
     num_classes: int
     steps_per_epoch: int
     micro_batches: int
+    labels: tuple[str, ...] | None = None
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Make the next iteration of ``train`` that of ``epoch``, from ``start_step`` (of optimizer) on.
@@ -92,6 +94,7 @@ def make_loaders(recipe: Recipe, *, processes: int, process_index: int) -> Loade
         num_classes=train.num_classes,
         steps_per_epoch=train.size // recipe.batch_size,
         micro_batches=recipe.grad_accumulation,
+        labels=train.labels,
     )
 
 

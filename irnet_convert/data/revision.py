@@ -24,7 +24,8 @@ def describe_data(spec: DataSpec, loaders: Loaders) -> dict[str, Any]:
 
     Returns:
         ``name``; ``config``; ``revision``: the commit on the Hub that the name meant, a hash over files of
-        a directory, the package that built-in data come from, None where it cannot be told; and for ``train``
+        a directory, the package that built-in data come from, None where it cannot be told; ``labels``: what
+        the classes are called, None where the data do not say; and for ``train``
         and ``eval`` the number of ``rows`` and, of data on disk, ``labels_sha256``: of the labels in order,
         as little-endian 64-bit integers.
     """
@@ -32,6 +33,7 @@ def describe_data(spec: DataSpec, loaders: Loaders) -> dict[str, Any]:
         "name": spec.name,
         "config": spec.config,
         "revision": _revision(spec),
+        "labels": None if loaders.labels is None else list(loaders.labels),
         "train": _rows(loaders.train),
         "eval": _rows(loaders.eval),
     }

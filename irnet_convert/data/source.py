@@ -23,11 +23,13 @@ class Split(NamedTuple):
         rows: its rows, with an image column and an integer label column.
         size: number of rows; None where a stream does not say.
         num_classes: of its labels.
+        labels: what the classes are called; None where the labels are bare integers.
     """
 
     rows: Dataset | IterableDataset
     size: int | None
     num_classes: int
+    labels: tuple[str, ...] | None = None
 
 
 def open_split(recipe: Recipe, *, training: bool) -> Split:
@@ -48,11 +50,15 @@ def open_split(recipe: Recipe, *, training: bool) -> Split:
     rows = rows.select_columns([spec.image, spec.label])
     if isinstance(rows, IterableDataset):
         return _stream(spec, rows, split, limit)
-    num_classes = _num_classes(spec, rows, split)
+    num_classes, labels = _num_classes(spec, rows, split), _labels(rows.features[spec.label])
     if limit is not None and limit < len(rows):
         drawn = torch.randperm(len(rows), generator=generator_of(recipe.seed))[:limit]
         rows = rows.select(drawn.sort().values.tolist())
-    return Split(rows, len(rows), num_classes)
+    return Split(rows, len(rows), num_classes, labels)
+
+
+def _labels(feature: object) -> tuple[str, ...] | None:
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 
 def _load(spec: DataSpec, split: str) -> Dataset | IterableDataset:
@@ -146,4 +152,4 @@ def _stream(spec: DataSpec, rows: IterableDataset, split: str, limit: int | None
     size = known.num_examples if known is not None else None
     if limit is not None:
         rows, size = rows.take(limit), limit if size is None else min(limit, size)
-    return Split(rows, size, num_classes)
+    return Split(rows, size, num_classes, _labels(label))

@@ -20,7 +20,7 @@ from irnet_convert.recipe import ModelSpec, Recipe
 from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.train.evaluate import evaluate
 from irnet_convert.train.launch import make_accelerator
-from irnet_convert.train.rundir import ARCHITECTURE, PLAN, WEIGHTS, read_recipe
+from irnet_convert.train.rundir import ARCHITECTURE, ENVIRONMENT, PLAN, WEIGHTS, read_recipe
 from irnet_convert.weights import load_strictly, read_safetensors
 
 
@@ -55,8 +55,19 @@ def load(run_dir: str | Path) -> nn.Module:
     load_strictly(model, read_safetensors(run_dir / WEIGHTS), source=str(run_dir / WEIGHTS))
     origin = origin_of(model)
     if origin is not None:
-        set_origin(model, replace(origin, images=Images.of_transforms(recipe.transforms)))
+        images = Images.of_transforms(recipe.transforms)
+        set_origin(model, replace(origin, images=images, labels=_labels(run_dir / ENVIRONMENT)))
     return model.eval()
+
+
+def _labels(path: Path) -> tuple[str, ...] | None:
+    """What the classes of a run's data are called; None where nothing that can be read says it."""
+    try:
+        labels = json.loads(path.read_text())["data"]["labels"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    named = isinstance(labels, list) and all(isinstance(each, str) for each in labels)
+    return tuple(labels) if named else None
 
 
 def _read_architecture(path: Path) -> ModelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def test_it_shows_what_goes_up_and_asks(hub: FakeHub, run_dir: Path, monkeypatch
     assert origin is not None
     assert origin.images is not None
     assert origin.images.input_size == (3, 8, 8)
+    assert json.loads(files["config.json"])["labels"] == list("0123456789"), "of the data's classes"
 
 
 def test_what_cannot_be_pushed_is_told_before_anything_is_written(

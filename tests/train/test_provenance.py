@@ -15,8 +15,9 @@ import yaml
 from conftest import TINY
 from datasets import ClassLabel, Dataset, Features, Image
 
+from irnet_convert.networks.origin import origin_of
 from irnet_convert.recipe import Recipe
-from irnet_convert.train import finetune
+from irnet_convert.train import finetune, load
 from irnet_convert.train import provenance as module
 from irnet_convert.train.__main__ import main
 from irnet_convert.train.provenance import commit_of
@@ -94,6 +95,12 @@ def test_the_revision_and_the_labels_of_a_data_set_are_told(tmp_path: Path, tiny
     again = json.loads((other / "environment.json").read_text())["data"]
     assert again["revision"] == found["revision"]
     assert again["train"] == {"rows": 32}
+    assert again["labels"] == found["labels"] == ["a", "b", "c"]
+    origin = origin_of(load(run_dir))
+    assert origin is not None
+    assert origin.labels == ("a", "b", "c")
+    (run_dir / "environment.json").unlink()
+    assert origin_of(load(run_dir)).labels is None  # type: ignore[union-attr]
 
 
 def test_a_commit_is_that_of_the_code_and_says_whether_it_was_changed(
