@@ -9,6 +9,7 @@ import timm
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign
 
 from irnet_convert.convert import is_binarized
 from irnet_convert.errors import IrnetError, PretrainedError
@@ -23,6 +24,9 @@ from irnet_convert.weights import differences
 
 # What a module may say otherwise after training: it is saved, or has no part in what is computed.
 _FREE = {"training", "grad_checkpointing", *KEPT}
+
+# What a module notes in its first forward pass, of the sizes that it meets, and would note again.
+_NOTED: dict[type[nn.Module], set[str]] = {MultiScaleRoIAlign: {"scales"}}
 
 _MEND = (
     "pass architecture='timm/NAME', or irnet_convert.recipe.ModelSpec(name=..., kwargs={...}) with the "
@@ -191,10 +195,11 @@ def _unlike_module(where: str, module: nn.Module, twin: nn.Module) -> Iterator[s
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     """What a module's forward may read beside its tensors: plain attributes, hooks, a forward of its own."""
+    free = _FREE | _NOTED.get(type(module), set())
     found = {
         name: _plain(value)
         for name, value in vars(module).items()
-        if name not in _FREE and not name.startswith("_") and _is_plain(value)
+        if name not in free and not name.startswith("_") and _is_plain(value)
     }
     for name, buffer in module._buffers.items():
         # Not its shape: ConViT keeps a table of positions there, for the size of the last images.

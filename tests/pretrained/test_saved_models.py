@@ -110,6 +110,19 @@ def test_families_that_are_built_in_their_own_ways(name: str, tmp_path: Path) ->
     assert torch.equal(again(images), student(images))
 
 
+def test_a_detector_comes_back_also_after_a_forward_pass(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    kwargs = {"num_classes": 3, "min_size": 64, "max_size": 64}
+    model = create_model(ModelSpec(name="torchvision/fasterrcnn_mobilenet_v3_large_320_fpn", kwargs=kwargs))
+    images = [torch.rand(3, 64, 64)]
+    student = irnet_convert.binarize(model.eval(), example_input=(images,)).eval()
+    before = student(images)[0]
+    again = from_pretrained(save_pretrained(student, tmp_path / "saved", packed=False))(images)[0]
+    assert len(before["boxes"]) > 0
+    assert before.keys() == again.keys()
+    assert all(torch.equal(value, again[key]) for key, value in before.items())
+
+
 def test_what_binary_layers_keep_beside_tensors_comes_back(tmp_path: Path) -> None:
     student, _ = student_of("timm_resnet")
     (path, odd), (_, second) = list(binary_layers(student))[:2]
