@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 import yaml
 from hub_server import TOKEN, FakeHub
+from huggingface_hub import HfApi
 
-from irnet_convert.hub import upload
+from irnet_convert.hub import check_file_name, parse_name, resolve
 from irnet_convert.recipe import Recipe, bundled_recipes
 
 
 def test_the_folder_can_be_uploaded_as_it_stands(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     folder = Path(__file__).parents[2] / "recipes"
-    files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
-    }
-    upload("org/recipes", files, message="Recipes")
+    api = HfApi()
+    api.create_repo("org/recipes")
+    api.upload_folder(repo_id="org/recipes", folder_path=folder)  # what `hf upload org/recipes recipes` does
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(resolve(parse_name("org/recipes")).files) == {*files, ".gitattributes"}
+    for name in files:
+        assert check_file_name(name) == name
     for name in bundled_recipes():
         assert Recipe.load(f"hf://org/recipes/{name}.yaml") == Recipe.load(name)
     _, front, _ = (folder / "README.md").read_text().split("---\n", 2)
