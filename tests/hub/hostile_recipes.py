@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hub_server import FakeHub
+from fake_hub import FakeHub
 
 BASE: dict[str, Any] = {
     "name": "evil",

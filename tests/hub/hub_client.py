@@ -12,8 +12,16 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
+from irnet_convert.hub import fetch, parse_name, resolve
+
+FILE = b"name: one\n" * 50
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["irnet_convert.train.__main__"])  # as the other tests do
+
+
+def get(name: str, file: str = "recipe.yaml", **keys: bool) -> Path:
+    return fetch(resolve(parse_name(name), **keys), file, max_bytes=1 << 20)
 
 
 def use(endpoint: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,116 +12,15 @@ import base64
 import hashlib
 import json
 import re
-import socket
-import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
-TOKEN = "hf_reader"  # may read everything but gated repositories, and write
-MEMBER = "hf_member"  # has accepted the gated repositories' terms
-
-
-@dataclass
-class Repo:
-    """One repository: its commits, oldest first, and what points at them."""
-
-    commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
-    tags: dict[str, str] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=dict)
-    private: bool = False
-    gated: bool = False
-    gated_info: bool = False  # the repository's info too, not its files alone
-    lfs: set[str] = field(default_factory=set)
-    #: Path → size to claim in listings, where it differs from the truth.
-    claims: dict[str, int] = field(default_factory=dict)
-
-    def commit(self, files: Mapping[str, bytes], *, tag: str | None = None, branch: str = "main") -> str:
-        """A new commit with these files added to the last; its hash."""
-        before = self.commits[-1][1] if self.commits else {}
-        content = {**before, **files}
-        said = json.dumps([len(self.commits), {k: hashlib.sha1(v).hexdigest() for k, v in content.items()}])
-        sha = hashlib.sha1(said.encode()).hexdigest()
-        self.commits.append((sha, content))
-        self.branches[branch] = sha
-        if tag is not None:
-            self.tags[tag] = sha
-        return sha
-
-    def at(self, revision: str | None) -> tuple[str, dict[str, bytes]] | None:
-        """Commit and files of a branch, tag, or (whole) hash."""
-        name = revision or "main"
-        sha = self.branches.get(name) or self.tags.get(name) or name
-        return next((each for each in self.commits if each[0] == sha), None)
-
-
-@dataclass
-class Fault:
-    """What goes wrong with requests whose method and path match.
-
-    Args:
-        kind: a status ("500", "503", ...), "drop" (the connection breaks halfway through the body), "reset"
-            (likewise, with a TCP reset), "refuse" (before any answer), "html" (an answer that is no JSON),
-            "slow" (no answer for 5 s), "silence" (none for 30 s), "lie" (half the body, and a length that
-            says it is whole).
-        where: regular expression over ``"METHOD /path"``.
-        times: how often; None is for ever.
-    """
-
-    kind: str
-    where: str
-    times: int | None = 1
-
-
-class FakeHub:
-    """Repositories by ``(type, "org/name")``, and a log of the requests that came."""
-
-    def __init__(self) -> None:
-        self.repos: dict[tuple[str, str], Repo] = {}
-        self.faults: list[Fault] = []
-        self.requests: list[tuple[str, str, str | None]] = []  # method, path, Authorization
-        self.ranges: list[str | None] = []  # the Range header of each GET of a file
-        self.stored: dict[str, bytes] = {}  # LFS content by sha256
-        self.endpoint = ""
-        self.lock = threading.RLock()
-        self.closed = threading.Event()
-        self.meetings: dict[str, threading.Barrier] = {}
-
-    def repo(self, repo_id: str, repo_type: str = "model", **keys: Any) -> Repo:
-        """A new repository."""
-        made = self.repos[(repo_type, repo_id)] = Repo(**keys)
-        return made
-
-    def fails(self, kind: str, where: str, times: int | None = 1) -> None:
-        """Plan a fault."""
-        self.faults.append(Fault(kind, where, times))
-
-    def meet(self, where: str, count: int) -> None:
-        """Answer requests whose ``"METHOD /path"`` matches only when so many of them have come."""
-        self.meetings[where] = threading.Barrier(count, timeout=300)
-
-    def wait_for_others(self, method: str, path: str) -> None:
-        """Hold a request until those that it has to meet have come; never longer than five minutes."""
-        for where, barrier in self.meetings.items():
-            if re.search(where, f"{method} {path}"):
-                barrier.wait()
-
-    def asked(self, where: str) -> list[tuple[str, str, str | None]]:
-        """The requests so far whose ``"METHOD /path"`` matches."""
-        return [each for each in self.requests if re.search(where, f"{each[0]} {each[1]}")]
-
-    def fault_of(self, method: str, path: str) -> str | None:
-        """The fault that this request meets, used up by it."""
-        with self.lock:
-            for fault in self.faults:
-                if fault.times != 0 and re.search(fault.where, f"{method} {path}"):
-                    fault.times = fault.times if fault.times is None else fault.times - 1
-                    return fault.kind
-        return None
+from fake_hub import MEMBER, TOKEN, FakeHub, Repo, git_hash
+from hub_answers import Answering
 
 
 @contextmanager
@@ -131,7 +30,7 @@ def running(hub: FakeHub) -> Iterator[FakeHub]:
     class Handler(_Handler):
         pass
 
-    Handler.hub = hub
+    Handler.hub, Handler.routes = hub, _ROUTES
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
@@ -146,106 +45,7 @@ def running(hub: FakeHub) -> Iterator[FakeHub]:
         thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: FakeHub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def handle(self) -> None:
-        try:
-            super().handle()
-        except (ConnectionError, OSError):  # a fault of ours, or a client that went away
-            self.close_connection = True
-
-    def do_HEAD(self) -> None:
-        self._serve("HEAD")
-
-    def do_GET(self) -> None:
-        self._serve("GET")
-
-    def do_POST(self) -> None:
-        self._serve("POST")
-
-    def do_PUT(self) -> None:
-        self._serve("PUT")
-
-    def _serve(self, method: str) -> None:
-        self.body = self._read_body()
-        self.fault = self.hub.fault_of(method, self.path)
-        with self.hub.lock:
-            self.hub.requests.append((method, self.path, self.headers.get("Authorization")))
-        if self.fault == "refuse":
-            self._break(hard=False)
-            return
-        if self.fault == "silence":
-            self.hub.closed.wait(30)
-            self._break(hard=False)
-            return
-        self.hub.wait_for_others(method, self.path)
-        if self.fault == "slow":
-            threading.Event().wait(5)  # time.sleep is short in the tests
-        if self.fault is not None and self.fault.isdigit():
-            self._say(int(self.fault), {"error": "planned"})
-            return
-        if self.fault == "html":
-            self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
-            return
-        path = unquote(urlsplit(self.path).path)
-        for pattern, answer in _ROUTES:
-            found = re.fullmatch(pattern, path)
-            if found:
-                answer(self, *found.groups())
-                return
-        self._say(404, {"error": "no such route"})
-
-    def _read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline().strip() or b"0", 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
-    # --- answers ---
-
-    def _send(self, status: int, data: bytes, headers: Mapping[str, str] = {}) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        length = len(data)
-        if self.fault == "lie":
-            data = data[: length // 2]
-            length = len(data)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if self.fault in ("drop", "reset"):
-            self.wfile.write(data[: length // 2])
-            self.wfile.flush()
-            self._break(hard=self.fault == "reset")
-            return
-        self.wfile.write(data)
-
-    def _break(self, *, hard: bool) -> None:
-        if hard:  # a reset instead of an end
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        try:
-            self.connection.shutdown(socket.SHUT_RDWR) if not hard else None
-        finally:
-            self.connection.close()
-
-    def _say(self, status: int, data: Any, headers: Mapping[str, str] = {}) -> None:
-        self._send(status, json.dumps(data).encode(), {"Content-Type": "application/json", **headers})
-
-    def _refuse(self, status: int, code: str, words: str, **headers: str) -> None:
-        self._say(status, {"error": words}, {"X-Error-Code": code, "X-Error-Message": words, **headers})
-
+class _Handler(Answering):
     # --- who may see what ---
 
     @property
@@ -449,8 +249,3 @@ _ROUTES = [
     (r"/lfs-verify", _Handler.verify),
     (rf"{_API}/commit/(.+)", _Handler.commit),
 ]
-
-
-def git_hash(data: bytes) -> str:
-    """Git's name for a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

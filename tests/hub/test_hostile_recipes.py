@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from fake_hub import FakeHub
 from hostile_recipes import BASE, FILES, NAMES, REPOS, START, write_all
 from hub_client import environment
-from hub_server import FakeHub, running
+from hub_server import running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from watched import foreign

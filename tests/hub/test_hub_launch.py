@@ -8,25 +8,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from fake_hub import TOKEN, FakeHub
+from hub_cases import TINY
 from hub_client import environment
-from hub_server import TOKEN, FakeHub
 from typer.testing import CliRunner
 
 from irnet_convert import cli
-
-SMALL = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 10}
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "model": {"name": "timm/vit_tiny_patch16_224", "kwargs": SMALL},
-    "data": {"name": "builtin/synthetic", "workers": 0, "train_limit": 16, "eval_limit": 8},
-    "transforms": {"input_size": [3, 8, 8]},
-    "epochs": 1,
-    "batch_size": 8,
-}
 
 
 def two_processes(hub: FakeHub, home: Path, *arguments: str, **variables: str) -> str:

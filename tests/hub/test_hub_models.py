@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import TOKEN, FakeHub
+from fake_hub import TOKEN, FakeHub
 from torch import nn
 
 import irnet_convert

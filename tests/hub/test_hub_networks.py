@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from fake_hub import TOKEN, FakeHub
 from hub_client import take_in
-from hub_server import TOKEN, FakeHub
 
 import irnet_convert
 from irnet_convert.errors import CheckpointError, IrnetError, ModelError, RecipeError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hub_server import TOKEN, FakeHub
+from fake_hub import TOKEN, FakeHub
 from typer.testing import CliRunner
 
 import irnet_convert

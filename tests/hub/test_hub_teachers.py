@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hub_server import TOKEN, FakeHub
+from fake_hub import TOKEN, FakeHub
 from safetensors.torch import save, save_file
 from torch import nn
 

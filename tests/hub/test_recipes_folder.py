@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_server import TOKEN, FakeHub
+from fake_hub import TOKEN, FakeHub
 from huggingface_hub import HfApi
 
 from irnet_convert.hub import check_file_name, parse_name, resolve
