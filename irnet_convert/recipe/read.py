@@ -50,6 +50,10 @@ class ReadRecipe:
     data: dict[str, Any]
     bases: tuple[FoundRecipe, ...] = ()
 
+    def __str__(self) -> str:
+        """What to print: its file and those that it extends."""
+        return "\n  extends ".join(map(str, (self.found, *self.bases)))
+
 
 def read_recipe(name: str | Path | FoundRecipe, *, offline: bool | None = None) -> ReadRecipe:
     """Read a recipe and what it extends.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -120,6 +121,8 @@ class Recipe(Block):
     ) -> Self:
         """Read a recipe by name or path, with what it extends, then apply overrides.
 
+        What a name was taken for is printed on standard error; a ``Path`` leaves no choice.
+
         Args:
             name_or_path: ``digits``, ``recipes/digits.yaml``, ``org/name`` on the Hub, ...: see
                 :func:`find_recipe`.
@@ -133,6 +136,8 @@ class Recipe(Block):
             PolicyError: its policy is.
         """
         read = read_recipe(name_or_path, offline=offline)
+        if isinstance(name_or_path, str):
+            print(f"Recipe: {read}", file=sys.stderr)
         return cls.from_dict(apply_overrides(read.data, overrides), source=read.found.where)
 
     @classmethod

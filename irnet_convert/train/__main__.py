@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             go_offline()
         taken = take(options.recipe, options.overrides)
         if os.environ.get("RANK", "0") == "0":  # set by launchers; there is no Accelerator yet
-            print("Recipe:", "\n  extends ".join(map(str, taken.found)), flush=True)
+            print(f"Recipe: {taken}", flush=True)
         result = train_taken(taken, resume=options.resume)
         if os.environ.get("RANK", "0") == "0":
             print(describe(result), flush=True)

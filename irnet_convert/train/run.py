@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from irnet_convert.pretrained.named import model_of
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.checkpoint import encode_tensors, newest_whole, set_aside_after
 from irnet_convert.train.evaluate import check_classifier
-from irnet_convert.train.launch import make_accelerator
+from irnet_convert.train.launch import in_main_process, make_accelerator
 from irnet_convert.train.loop import Trainer
 from irnet_convert.train.rundir import (
     CHECKPOINTS,
@@ -77,7 +78,8 @@ def finetune(
     ``random``, NumPy and PyTorch are seeded from the recipe.
 
     Args:
-        recipe: a recipe, the name of a bundled one, a path, or a name on the Hub (``org/name@v1``).
+        recipe: a recipe, the name of a bundled one, a path, or a name on the Hub (``org/name@v1``); which of
+            them a name was taken for is printed on standard error.
         overrides: ``"key.sub=value"`` strings.
         resume: go on from the newest whole checkpoint in the recipe's run directory.
         offline: use huggingface_hub's cache alone, from here on in this process; None leaves that to
@@ -94,7 +96,10 @@ def finetune(
     """
     if offline:
         go_offline()
-    return train_taken(take(recipe, overrides), resume=resume)
+    taken = take(recipe, overrides)
+    if isinstance(recipe, str):
+        in_main_process(lambda: print(f"Recipe: {taken}", file=sys.stderr))
+    return train_taken(taken, resume=resume)
 
 
 def train_taken(taken: TakenRecipe, *, resume: bool = False) -> Result:

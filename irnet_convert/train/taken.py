@@ -30,6 +30,10 @@ class TakenRecipe:
     given: Given
     found: tuple[FoundRecipe, ...] = ()
 
+    def __str__(self) -> str:
+        """What to print: the files that it was read from."""
+        return "\n  extends ".join(map(str, self.found))
+
 
 def take(
     recipe: Recipe | str | Path | FoundRecipe, overrides: Iterable[str] = (), *, offline: bool | None = None

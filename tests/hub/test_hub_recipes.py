@@ -34,6 +34,23 @@ def test_a_bundled_name_then_a_path_then_the_hub(hub: FakeHub, here: Path) -> No
         find_recipe("org/name")
 
 
+def test_loading_by_a_name_prints_what_it_was_taken_for(
+    hub: FakeHub, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = hub.repo("org/name").commit({"recipe.yaml": text(**BASE)}, tag="v1")
+    Recipe.load("org/name@v1")
+    assert capsys.readouterr().err == f"Recipe: recipe on the Hub (v1): hf://org/name@{commit}/recipe.yaml\n"
+    Recipe.load("digits")
+    assert capsys.readouterr().err.startswith("Recipe: bundled recipe 'digits': ")
+    (here / "mine.yaml").write_text("name: mine\nextends: digits\n")
+    Recipe.load("mine.yaml")
+    said = capsys.readouterr().err
+    assert said.startswith("Recipe: recipe file: ")
+    assert "\n  extends bundled recipe 'digits': " in said
+    Recipe.load(here / "mine.yaml")
+    assert capsys.readouterr().err == ""
+
+
 def test_names_that_mean_files_never_ask_the_hub(hub: FakeHub, here: Path) -> None:
     for name in ("my/recipe.yaml", "./org/name", "org/name/", Path("org/name"), "org/na\0me" + "x" * 300):
         with pytest.raises(IrnetError):
