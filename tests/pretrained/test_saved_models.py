@@ -1,4 +1,4 @@
-"""Saved and built again: the same network, bit for bit; and what cannot be saved is refused in whole."""
+"""Saved and built again: the same network, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
+from saved_models import MODELS, student_of
 
 import irnet_convert
-from irnet_convert.errors import IrnetError, PretrainedError
+from irnet_convert.errors import PretrainedError
 from irnet_convert.layers.model import binary_layers
 from irnet_convert.networks import create_model
 from irnet_convert.networks.origin import Images, origin_of
@@ -22,47 +22,6 @@ from irnet_convert.pretrained.stored import describe_file
 from irnet_convert.recipe import ModelSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:(timm|torchvision)")
-
-# The four kinds of forward that a conversion leaves: modules alone, a rewritten graph, torchvision's shared
-# ReLU in it, a layer whose owner applies its weight itself.
-MODELS = {
-    "cifar_resnet20": (ModelSpec(name="timm/cifar_resnet20", kwargs={"head_bn": True}), 32),
-    "timm_resnet": (ModelSpec(name="timm/test_resnet", kwargs={"num_classes": 5}), 64),
-    "timm_vit": (ModelSpec(name="timm/test_vit", kwargs={"num_classes": 5, "img_size": 64}), 64),
-    "timm_efficientnet": (ModelSpec(name="timm/test_efficientnet", kwargs={"num_classes": 3}), 64),
-    "torchvision_resnet": (
-        ModelSpec(name="torchvision/resnet18", kwargs={"num_classes": 4, "width_per_group": 64}),
-        32,
-    ),
-    "beit": (
-        ModelSpec(
-            name="timm/beit_base_patch16_224",
-            kwargs={"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 4},
-        ),
-        32,
-    ),
-}
-
-
-def trained(model: nn.Module, side: int, steps: int = 2) -> nn.Module:
-    """A few steps of training: statistics, scales and the schedule leave their beginnings."""
-    generator = torch.Generator().manual_seed(3)
-    optimizer = torch.optim.SGD(irnet_convert.param_groups(model, 0.05, 1e-4), momentum=0.9)
-    model.train()
-    for step in range(steps):
-        irnet_convert.set_progress(model, (step + 1) / 7, t_min=0.02, t_max=8.0)
-        loss = model(torch.randn(4, 3, side, side, generator=generator)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model
-
-
-def student_of(name: str) -> tuple[nn.Module, Tensor]:
-    spec, side = MODELS[name]
-    torch.manual_seed(1)
-    images = torch.randn(3, 3, side, side)
-    return trained(irnet_convert.binarize(create_model(spec), example_input=images), side), images
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -255,102 +214,6 @@ def test_a_torchvision_model_needs_a_name(tmp_path: Path) -> None:
     )
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(from_pretrained(tmp_path / "saved")(images), model.eval()(images))
-
-
-def _eps(model: nn.Module) -> None:
-    model.get_submodule("bn1").eps = 1e-3  # type: ignore[assignment]
-
-
-def _hook(model: nn.Module) -> None:
-    model.get_submodule("bn1").register_forward_hook(lambda module, args, output: output * 2)
-
-
-def _forward(model: nn.Module) -> None:
-    model.get_submodule("bn1").forward = lambda x: x  # type: ignore[method-assign]
-
-
-def _head(model: nn.Module) -> None:
-    model.linear = nn.Linear(64, 11)
-
-
-def _act(model: nn.Module) -> None:
-    model.act1 = nn.GELU()
-
-
-def _state(model: nn.Module) -> None:
-    model.get_submodule("bn1").register_buffer("more", torch.zeros(2))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [(_eps, "eps of bn1 is 0.001, and 1e-05"), (_hook, "hooks of bn1 is 1"), (_forward, "forward of bn1"),
-     (_head, r"linear.weight \(11, 64\), not \(10, 64\)"), (_act, "act1 is a GELU, not a ReLU"),
-     (_state, "unexpected keys: bn1.more")],
-)  # fmt: skip
-def test_a_model_that_its_name_does_not_build_again_is_refused(change, said: str, tmp_path: Path) -> None:
-    model = create_model("timm/cifar_resnet20")
-    change(model)
-    with pytest.raises(PretrainedError, match=said):
-        save_pretrained(model, tmp_path / "saved")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_models_that_are_none(tmp_path: Path) -> None:
-    student, _ = student_of("cifar_resnet20")
-    for model, said in [
-        ("resnet18", "is a str"),
-        (irnet_convert.pack(student), "is packed"),
-        (nn.Sequential(student), "carries no plan"),
-        (nn.Sequential(nn.Linear(2, 2)), "which architecture"),
-        (nn.Linear(2, 2, device="meta"), "on meta"),
-    ]:
-        with pytest.raises(PretrainedError, match=said):
-            save_pretrained(model, tmp_path / "saved")  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "architecture",
-    ["resnet18", "timm/nonesuch", "timm/../x", ModelSpec(name="timm/resnet18", kwargs={"pretrained": True})],
-)
-def test_architectures_that_are_none(architecture: str, tmp_path: Path) -> None:
-    with pytest.raises(IrnetError):
-        save_pretrained(create_model("timm/cifar_resnet20"), tmp_path / "saved", architecture=architecture)
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- the directory
-
-
-def test_a_foreign_directory_is_refused_and_kept(tmp_path: Path) -> None:
-    model = create_model("timm/cifar_resnet20")
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(PretrainedError, match=r"holds 'notes.txt'"):
-        save_pretrained(model, tmp_path)
-    (tmp_path / "notes.txt").rename(tmp_path / "config.json")
-    with pytest.raises(PretrainedError, match="holds no saved model"):
-        save_pretrained(model, tmp_path)
-    assert (tmp_path / "config.json").read_text() == "mine"
-    with pytest.raises(PretrainedError, match="is no directory"):
-        save_pretrained(model, tmp_path / "config.json")
-
-
-def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    student, _ = student_of("cifar_resnet20")
-    where = save_pretrained(student, tmp_path / "saved", packed=False)
-    before = {path.name: path.read_bytes() for path in where.iterdir()}
-
-    def full(path: Path, data: bytes) -> None:
-        path.write_bytes(data[:10])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("irnet_convert.pretrained.save.write_synced", full)
-    with pytest.raises(PretrainedError, match="No space left"):
-        save_pretrained(student, where, packed=False)
-    with pytest.raises(PretrainedError, match="No space left"):
-        save_pretrained(student, tmp_path / "new", packed=False)
-    assert {path.name: path.read_bytes() for path in where.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
 # -- what is said of it
