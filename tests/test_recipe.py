@@ -306,6 +306,7 @@ def test_the_issue_s_recipes_are_bundled():
     assert set(bundled_recipes()) >= {
         "digits",
         "cifar10_resnet20",
+        "cifar10_resnet20_strict",
         "cifar10_resnet20_paper",
         "cifar10_resnet20_w1a32_paper",
         "cifar10_resnet18_paper",
