@@ -1,13 +1,15 @@
 """The native code outside Python: under sanitizers, and for processors that this one is not.
 
-One build with the address and undefined behaviour sanitizers serves AVX-512 through SIMDe and the fuzzing of
-the C interface; another is for AArch64, under qemu.
+One build with the address and undefined behaviour sanitizers serves AVX-512 through SIMDe, the fuzzing of the
+C interface, and Python that loads and runs spoiled files; another is for AArch64, under qemu.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ from irnet_convert.packed.reference import run_reference
 
 #: Changed programs to try; ``make test-long`` sets it to many.
 CHANGES = int(os.environ.get("IRNET_FUZZ", "2000"))
+#: Spoiled files to try: half of them as bytes, half in their parts.
+FILES = int(os.environ.get("IRNET_FUZZ", "400"))
+HERE = Path(__file__).parent
 #: Where Debian's packages libsimde-dev and g++-aarch64-linux-gnu with qemu-user put things.
 SIMDE = Path("/usr/include/simde/x86/avx512.h")
 CROSS = "aarch64-linux-gnu"
@@ -85,3 +90,43 @@ def test_no_change_of_a_program_is_a_finding(sanitized: Path, tmp_path: Path) ->
     )
     ran = int(printed.split()[-2])
     assert ran > CHANGES / 50, f"too few changed programs pass the checks for this to test much: {printed}"
+
+
+def child(library: Path, folder: Path, files: int) -> subprocess.CompletedProcess[str]:
+    """Run sanitized_child.py. The sanitizer, and the exceptions that it watches, are loaded before Python."""
+    preloaded = [_from_compiler(name) for name in ("libasan.so", "libstdc++.so")]
+    # Leaks, and allocations of one kind freed as another, are those of Python and PyTorch.
+    options = "detect_leaks=0:alloc_dealloc_mismatch=0:new_delete_type_mismatch=0"
+    return subprocess.run(
+        [sys.executable, str(HERE / "sanitized_child.py"), str(library), str(folder), str(files), "0"],
+        capture_output=True,
+        text=True,
+        timeout=300 + files / 10,
+        env={
+            **os.environ,
+            "LD_PRELOAD": " ".join(preloaded),
+            "ASAN_OPTIONS": options,
+            "PYTHONPATH": str(HERE),
+        },
+    )
+
+
+def _from_compiler(name: str) -> str:
+    path = subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    if not Path(path.stdout.strip()).is_absolute():
+        pytest.skip(f"the compiler has no {name}")
+    return path.stdout.strip()
+
+
+def test_no_spoiled_file_is_a_finding(sanitized: Path, tmp_path: Path) -> None:
+    done = child(sanitized / "irnet_native.so", tmp_path, FILES)
+    assert done.returncode == 0, done.stderr[-4000:]
+    ran = int(done.stdout.split()[-1])
+    assert ran > FILES / 100, f"too few spoiled files still load for this to test much: {done.stdout}"
+
+
+def test_a_read_behind_an_array_is_a_finding(sanitized: Path, tmp_path: Path) -> None:
+    done = child(sanitized / "irnet_native.so", tmp_path, 0)
+    assert done.returncode != 0
+    assert "ERROR: AddressSanitizer" in done.stderr
+    assert "nobody noticed" not in done.stdout
