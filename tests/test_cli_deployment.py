@@ -48,6 +48,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             model(torch.randn(64, *recipe.transforms.input_size))
     save_file(model.state_dict(), folder / "model.safetensors")
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    labels = [f"digit {i}" for i in range(10)]
+    (folder / "environment.json").write_text(json.dumps({"data": {"labels": labels}}))
     (folder / "plan.json").write_text(json.dumps(irnet_convert.plan_of(model).to_dict()))
     return folder
 
@@ -66,6 +68,7 @@ def test_packed_file_knows_its_source(packed: Path) -> None:
     assert source["name"] == "timm/cifar_resnet20"
     assert source["input_size"] == [3, 16, 16]
     assert source["mean"] == source["std"] == [0.5, 0.5, 0.5]
+    assert source["labels"] == [f"digit {i}" for i in range(10)]
 
 
 def test_packed_file_is_the_run_s_network(finished: Path, packed: Path) -> None:

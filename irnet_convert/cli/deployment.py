@@ -46,6 +46,7 @@ def pack(
     """
     import torch
 
+    from irnet_convert.networks.origin import origin_of
     from irnet_convert.packed import file
     from irnet_convert.packed.packing import pack as packed_of
     from irnet_convert.train import load
@@ -59,18 +60,15 @@ def pack(
         )  # fmt: skip
     _check_real(real_dtype)
     with out.status("loading the run"):
-        model, recipe = load(run_dir), read_recipe(Path(run_dir))
-    images = recipe.transforms
+        model, images = load(run_dir), read_recipe(Path(run_dir)).transforms
     with out.status("packing"):
         example = torch.zeros(1, *images.input_size)
         packed = packed_of(
             model, example_input=example, real_dtype=getattr(torch, real_dtype), stem_bits=stem_bits
         )
-        packed.source.update(
-            name=recipe.model.name, model_kwargs=json.dumps(recipe.model.kwargs),
-            input_size=list(images.input_size), mean=list(images.mean), std=list(images.std),
-            interpolation=images.interpolation, crop_pct=images.crop_pct,
-        )  # fmt: skip
+        origin = origin_of(model)
+        assert origin is not None, "load builds by name"
+        packed.source.update(origin.for_packed())
     with out.status(f"writing {target}"):
         writers[target.suffix](packed, target)
     report = packed.report()

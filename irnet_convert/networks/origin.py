@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -59,6 +60,12 @@ class Origin:
     source: str | None = None
     images: Images | None = None
     labels: tuple[str, ...] | None = None
+
+    def for_packed(self) -> dict[str, Any]:
+        """What a packed file says of the network, in ``packed.source``; what is not known is left out."""
+        images = {} if self.images is None else self.images.model_dump(mode="json")
+        labels = {} if self.labels is None else {"labels": list(self.labels)}
+        return {"name": self.name, "model_kwargs": json.dumps(dict(self.kwargs)), **images, **labels}
 
 
 def origin_of(model: nn.Module) -> Origin | None:

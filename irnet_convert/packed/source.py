@@ -22,6 +22,7 @@ class Source:
         std: what it is divided by afterwards.
         interpolation: how images are resized.
         crop_pct: side of the crop, as a share of the resized image's shorter side.
+        labels: names of the classes, in the order of the outputs.
         notes: what was said when the model was packed.
     """
 
@@ -34,6 +35,7 @@ class Source:
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    labels: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
 

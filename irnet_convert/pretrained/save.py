@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -215,9 +214,7 @@ def _write_packed(model: nn.Module, origin: Origin, folder: Path) -> str | None:
     example = None if origin.images is None else torch.zeros(1, *origin.images.input_size)
     try:
         made = pack(model, example_input=example)
-        made.source.update(name=origin.name, model_kwargs=json.dumps(dict(origin.kwargs)))
-        if origin.images is not None:
-            made.source.update(origin.images.model_dump(mode="json"))
+        made.source.update(origin.for_packed())
         save_packed(made, folder / PACKED)
     except IrnetError as error:
         return error.given

@@ -157,9 +157,12 @@ def test_shards_and_their_index(tmp_path: Path) -> None:
 
 def test_the_packed_file_is_the_same_network(tmp_path: Path) -> None:
     student, images = student_of("cifar_resnet20")
-    packed = irnet_convert.load_packed(save_pretrained(student, tmp_path / "saved") / "packed.safetensors")
+    labels = [f"class {i}" for i in range(10)]
+    saved = save_pretrained(student, tmp_path / "saved", labels=labels)
+    packed = irnet_convert.load_packed(saved / "packed.safetensors")
     torch.testing.assert_close(packed(images), student.eval()(images), atol=1e-4, rtol=1e-4)
     assert packed.source["name"] == "timm/cifar_resnet20"
+    assert packed.source["labels"] == labels
     assert "load_packed" in (tmp_path / "saved" / "README.md").read_text()
 
 
