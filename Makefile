@@ -36,7 +36,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 test-long: .venv/.test
-	IRNET_FUZZ=200000 $(BIN)/python -m pytest tests/packed/test_native_elsewhere.py tests/packed/long_fuzz_files.py
+	IRNET_FUZZ=200000 IRNET_FUZZ_FILES=100000 $(BIN)/python -m pytest tests/packed/test_native_elsewhere.py tests/packed/long_fuzz_files.py
 	IRNET_KILLS=50 $(BIN)/python -m pytest -s tests/train/test_kills.py
 
 clean:

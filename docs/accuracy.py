@@ -26,8 +26,8 @@ from irnet_convert.train.rundir import differing_keys
 
 HERE = Path(__file__).parent
 PAGE, LOGS, RUNS = HERE / "accuracy.md", HERE / "accuracy", Path("runs/accuracy")
-#: Keys of a recipe that say where things lie on a machine, or differ from seed to seed.
-OWN = ("data.name", "model.checkpoint", "teacher.checkpoint", "seed")
+#: Keys of a recipe that are no part of what its figures mean.
+OWN = ("name", "description", "expect", "output", "processes", "tracking", "checkpoint", "seed")
 #: What a log here leaves out: values for each layer, which a run of one's own shows.
 PER_LAYER = ("flipped_layers", "saturated_layers", "saturated_inputs")
 
@@ -44,10 +44,9 @@ def train(data: str, teacher: str, only: str, seed: int, more: list[str]) -> Non
         if finished(where / "metrics.jsonl"):
             continue
         changes = [change.replace("TEACHER", teacher) for change in run["set"]]
-        resume = ["--resume"] if (where / "checkpoints").is_dir() else []
         subprocess.run(
             [sys.executable, "-m", "irnet_convert.train", run["recipe"], *changes, *more,
-             f"data.name={data}", f"seed={seed}", f"output={where}", *resume], check=True,
+             f"data.name={data}", f"seed={seed}", f"output={where}", "--resume"], check=True,
         )  # fmt: skip
 
 
@@ -71,20 +70,35 @@ def keep_logs() -> None:
 
 def check(run: dict[str, Any], where: Path) -> None:
     """Refuse a log of something else than what is listed: a recipe or a list that has changed since."""
-    listed = Recipe.load(run["recipe"], run["set"]).to_dict()
-    trained = load_yaml(where.joinpath("recipe.yaml").read_bytes(), source=str(where))
-    differ = [said for said in differing_keys(trained, listed) if said.split(" is ")[0] not in OWN]
+    differ = differing_keys(trained(where), resolved(Recipe.load(run["recipe"], run["set"]).to_dict()))
     if differ:
         raise SystemExit(f"{where} is not what is listed, train it anew: {'; '.join(differ)}")
+
+
+def trained(where: Path) -> dict[str, Any]:
+    """What a run was, every key of its recipe."""
+    return resolved(load_yaml(where.joinpath("recipe.yaml").read_bytes(), source=str(where)))
+
+
+def resolved(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without where things lie on a machine, and without its seed and what it expects."""
+    data = {key: value for key, value in recipe.items() if key not in OWN}
+    data["data"] = {key: value for key, value in data["data"].items() if key not in ("name", "workers")}
+    for block in ("model", "teacher"):
+        if isinstance(data[block], dict) and data[block]["checkpoint"] is not None:
+            data[block] = {**data[block], "checkpoint": "TEACHER"}
+    return data
 
 
 def about(run: dict[str, Any], where: Path) -> dict[str, Any]:
     """What can be said of a run without the paths of the machine that it ran on."""
     found = json.loads(where.joinpath("environment.json").read_text())
+    states = [state["git"]["irnet_convert"] or {} for state in (*found.get("before", ()), found)]
     return {
-        "recipe": run["recipe"], "overrides": run["set"], "seed": found["seed"],
-        "commit": (found["git"]["irnet_convert"] or {}).get("commit"), "versions": found["versions"],
-        "device": found["device"], "processes": found["processes"], "threads": found["threads"],
+        "name": run["name"], "recipe": trained(where), "seed": found["seed"],
+        "commits": [{key: state.get(key) for key in ("commit", "changed")} for state in states],
+        "versions": found["versions"], "device": found["device"], "processes": found["processes"],
+        "threads": found["threads"],
         "data": {key: found["data"][key] for key in ("revision", "train", "eval")},
     }  # fmt: skip
 
@@ -98,8 +112,9 @@ def row(run: dict[str, Any], log: Path) -> str:
     behind = f"{teacher['top1'] - top1:.2f}" if teacher else ""
     minutes = sum(event["seconds"] for event in epochs) / 60
     link = f"[{log.stem}](accuracy/{log.name})"
+    commits = ", ".join(f"`{(c['commit'] or '')[:7]}`{'+' if c['changed'] else ''}" for c in said["commits"])
     cells = [run["what"], len(epochs), said["seed"], f"{top1:.2f} %", behind, f"{minutes:.0f}"]
-    return "| " + " | ".join(map(str, [*cells, f"`{(said['commit'] or '')[:7]}`", link])) + " |"
+    return "| " + " | ".join(map(str, [*cells, commits, link])) + " |"
 
 
 def tables() -> dict[str, str]:

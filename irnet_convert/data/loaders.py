@@ -76,6 +76,7 @@ def make_loaders(recipe: Recipe, *, processes: int, process_index: int) -> Loade
             expected="the same classes in both splits",
             mend="correct the splits, or set data.num_classes where labels are bare integers",
         )
+    _check_all_are_trained(recipe, train, evaluation)
     if train.size is None:
         raise DataError(
             f"the stream of {recipe.data.name!r} does not say how many samples it holds",
@@ -106,6 +107,22 @@ def make_eval_loader(recipe: Recipe, *, processes: int, process_index: int) -> t
     """
     split = open_split(recipe, training=False)
     return _eval_loader(recipe, split, processes, process_index), split.num_classes
+
+
+def _check_all_are_trained(recipe: Recipe, train: Split, evaluation: Split) -> None:
+    """Refuse to train without some of the classes: on a slice of a folder, whose rows are sorted by class."""
+    if recipe.data.train_limit is not None or train.found is None or evaluation.found is None:
+        return
+    missing = sorted(evaluation.found - train.found)
+    if missing:
+        names = [str(each) if train.labels is None else train.labels[each] for each in missing[:5]]
+        raise DataError(
+            f"{recipe.data.name!r}, split {recipe.data.train_split!r}, has no image of "
+            f"{', '.join(names)}{', ...' if len(missing) > 5 else ''}, and {recipe.data.eval_split!r} has",
+            expected="images of every class to train on",
+            mend="rows of a folder are sorted by class, so no slice holds all: move some files of each class "
+            "into a folder for the other split (docs/own_images.md)",
+        )
 
 
 def _train_loader(recipe: Recipe, split: Split, processes: int, process_index: int) -> DataLoader[Any]:

@@ -34,7 +34,9 @@ class Samples(torch.utils.data.Dataset[Sample]):
     def __init__(
         self, rows: Dataset, *, image: str, label: str, mode: str, transform: Transform, seed: int | None
     ) -> None:
-        self.rows, self.image, self.label = rows, image, label
+        # Undecoded: what cannot be decoded is then known by its file.
+        self.rows = rows.cast_column(image, Image(decode=False))
+        self.image, self.label = image, label
         self.mode, self.transform, self.seed = mode, transform, seed
 
     def __len__(self) -> int:
@@ -49,9 +51,26 @@ class Samples(torch.utils.data.Dataset[Sample]):
         batch = self.rows[[index for _, index in keys]]
         with forked_rng():
             return [
-                (make_image(picture, self.mode, self.transform, self.seed, *key), int(label))
-                for key, picture, label in zip(keys, batch[self.image], batch[self.label], strict=True)
+                (make_image(decoded(stored, key[1]), self.mode, self.transform, self.seed, *key), int(label))
+                for key, stored, label in zip(keys, batch[self.image], batch[self.label], strict=True)
             ]
+
+
+def decoded(stored: dict[str, Any], row: int) -> PilImage.Image:
+    """The image that an undecoded value of an image column holds.
+
+    Raises:
+        DataError: it is damaged or no image; the message names its file, or its row.
+    """
+    try:
+        return Image().decode_example(stored)
+    # What PIL raises on damaged files: UnidentifiedImageError is an OSError, a broken PNG a SyntaxError.
+    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
+        raise DataError(
+            f"the image {stored.get('path') or 'of the data set'} (row {row}) cannot be read: {error}",
+            expected="a whole image in a format that PIL reads",
+            mend="repair or replace that file, then go on with --resume",
+        ) from error
 
 
 def make_image(
@@ -116,14 +135,13 @@ class StreamedSamples(torch.utils.data.IterableDataset[Sample]):
         self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Sample]:
-        decode = Image().decode_example
         position = -1
         for position, row in enumerate(self._ordered()):
             if self.length is not None and position >= self.length:
                 return
             mine = position // self.block % self.processes == self.process_index
             if mine and position >= self.start:
-                yield self._sample(decode(row[self.image]), row[self.label], position)
+                yield self._sample(decoded(row[self.image], position), row[self.label], position)
         if self.length is not None and position + 1 < self.length:
             raise DataError(
                 f"the stream ended after {position + 1} samples",

@@ -24,12 +24,14 @@ class Split(NamedTuple):
         size: number of rows; None where a stream does not say.
         num_classes: of its labels.
         labels: what the classes are called; None where the labels are bare integers.
+        found: the class numbers that occur in the split, limited or not; None of a stream.
     """
 
     rows: Dataset | IterableDataset
     size: int | None
     num_classes: int
     labels: tuple[str, ...] | None = None
+    found: frozenset[int] | None = None
 
 
 def open_split(recipe: Recipe, *, training: bool) -> Split:
@@ -50,11 +52,12 @@ def open_split(recipe: Recipe, *, training: bool) -> Split:
     rows = rows.select_columns([spec.image, spec.label])
     if isinstance(rows, IterableDataset):
         return _stream(spec, rows, split, limit)
-    num_classes, labels = _num_classes(spec, rows, split), _labels(rows.features[spec.label])
+    found = _found(spec, rows, split)
+    num_classes, labels = _num_classes(spec, rows, found), _labels(rows.features[spec.label])
     if limit is not None and limit < len(rows):
         drawn = torch.randperm(len(rows), generator=generator_of(recipe.seed))[:limit]
         rows = rows.select(drawn.sort().values.tolist())
-    return Split(rows, len(rows), num_classes, labels)
+    return Split(rows, len(rows), num_classes, labels, found)
 
 
 def _labels(feature: object) -> tuple[str, ...] | None:
@@ -83,6 +86,13 @@ def _load(spec: DataSpec, split: str) -> Dataset | IterableDataset:
     return rows
 
 
+def _of_a_folder(spec: DataSpec, rows: Dataset | IterableDataset) -> str:
+    """What to add where a directory of images gave no labels."""
+    if not {"image", "label"}.issuperset(rows.features or ()) or not Path(spec.name).is_dir():
+        return ""
+    return "; folders are labels where all images lie at one depth, SPLIT/CLASS/FILE, in two classes or more"
+
+
 def _check_columns(spec: DataSpec, rows: Dataset | IterableDataset, split: str) -> None:
     if rows.features is None:
         raise DataError(
@@ -95,7 +105,7 @@ def _check_columns(spec: DataSpec, rows: Dataset | IterableDataset, split: str) 
             raise DataError(
                 f"{spec.name!r}, split {split!r}, has no column {column!r} (data.{key})",
                 expected=f"one of its columns: {', '.join(rows.features)}",
-                mend=f"set data.{key}; {nearest(column, rows.features)}",
+                mend=f"set data.{key}; {nearest(column, rows.features)}{_of_a_folder(spec, rows)}",
             )
     image, label = rows.features[spec.image], rows.features[spec.label]
     if not isinstance(image, Image):
@@ -113,18 +123,22 @@ def _check_columns(spec: DataSpec, rows: Dataset | IterableDataset, split: str) 
         )
 
 
-def _num_classes(spec: DataSpec, rows: Dataset, split: str) -> int:
+def _found(spec: DataSpec, rows: Dataset, split: str) -> frozenset[int]:
     values = rows.unique(spec.label)
-    label = rows.features[spec.label]
     if None in values or (values and min(values) < 0):
         raise DataError(
             f"{spec.name!r}, split {split!r}, has samples with no label (null or negative)",
             expected="a class number for every sample",
-            mend="choose a labelled split, or filter the data set first",
+            mend="choose a labelled split, or filter the data set first" + _of_a_folder(spec, rows),
         )
-    found = len(label.names) if isinstance(label, ClassLabel) else max(values, default=-1) + 1
-    _agree(spec, found, exact=isinstance(label, ClassLabel))
-    return spec.num_classes or found
+    return frozenset(values)
+
+
+def _num_classes(spec: DataSpec, rows: Dataset, found: frozenset[int]) -> int:
+    label = rows.features[spec.label]
+    count = len(label.names) if isinstance(label, ClassLabel) else max(found, default=-1) + 1
+    _agree(spec, count, exact=isinstance(label, ClassLabel))
+    return spec.num_classes or count
 
 
 def _agree(spec: DataSpec, found: int, *, exact: bool) -> None:

@@ -64,7 +64,9 @@ class Origin:
     def for_packed(self) -> dict[str, Any]:
         """What a packed file says of the network, in ``packed.source``; what is not known is left out."""
         images = {} if self.images is None else self.images.model_dump(mode="json")
-        labels = {} if self.labels is None else {"labels": list(self.labels)}
+        # A packed file takes strings of such lengths alone.
+        named = self.labels is not None and all(0 < len(label) <= 1024 for label in self.labels)
+        labels = {"labels": list(self.labels or ())} if named else {}
         return {"name": self.name, "model_kwargs": json.dumps(dict(self.kwargs)), **images, **labels}
 
 

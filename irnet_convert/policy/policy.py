@@ -73,7 +73,8 @@ class Policy:
             raise UnknownNameError(
                 f"policy preset {shown(name)}",
                 expected=nearest(str(name), PRESETS),
-                mend="name a preset, or pass a Policy: Policy.load(FILE) reads a YAML file",
+                mend="name a preset, or pass a Policy: Policy.load(FILE) reads a YAML file; a recipe has the "
+                "file's rules under policy:",
             )
         return PRESETS[name]
 

@@ -132,14 +132,21 @@ def _count(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor([top1, top5, loss, samples], dtype=torch.float64)
 
 
-def check_classifier(model: nn.Module, input_size: tuple[int, ...], num_classes: int, role: str) -> None:
+def check_classifier(
+    model: nn.Module,
+    input_size: tuple[int, ...],
+    num_classes: int,
+    role: str,
+    labels: tuple[str, ...] | None = None,
+) -> None:
     """Run a network once in eval mode, so that what cannot be trained is refused before anything starts.
 
     Args:
         model: a network on the CPU in float32.
         input_size: (C, H, W).
         num_classes: of the data's labels.
-        role: what to call the model in an error.
+        role: what to call the model in an error, ``student`` or ``teacher``.
+        labels: what the classes are called, for the error.
 
     Raises:
         ModelError: it does not run on this input, or does not return logits of ``num_classes`` classes.
@@ -155,10 +162,12 @@ def check_classifier(model: nn.Module, input_size: tuple[int, ...], num_classes:
         ) from error
     classes = as_logits(output).shape[1]
     if classes != num_classes:
+        named = "" if labels is None else f": {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}"
+        block = "teacher" if role == "teacher" else "model"
         raise ModelError(
-            f"the {role} has {classes} classes and the data {num_classes}",
+            f"the {role} has {classes} classes and the data {num_classes}{named}",
             expected="the same number",
-            mend=f"set num_classes: {num_classes} in the {role}'s kwargs",
+            mend=f"set {block}.kwargs.num_classes={num_classes}, if these are the classes that are meant",
         )
 
 

@@ -26,6 +26,7 @@ from irnet_convert.train.checkpoint import encode_tensors, newest_whole, set_asi
 from irnet_convert.train.evaluate import check_classifier
 from irnet_convert.train.launch import in_main_process, make_accelerator
 from irnet_convert.train.loop import Trainer
+from irnet_convert.train.remarks import remarks
 from irnet_convert.train.rundir import (
     CHECKPOINTS,
     LOG,
@@ -123,7 +124,10 @@ def train_taken(taken: TakenRecipe, *, resume: bool = False) -> Result:
     student, teacher = build_networks(recipe)
     for role, model in (("student", student), ("teacher", teacher)):
         if model is not None:
-            check_classifier(model, recipe.transforms.input_size, loaders.num_classes, role)
+            check_classifier(model, recipe.transforms.input_size, loaders.num_classes, role, loaders.labels)
+    if accelerator.is_main_process:
+        for line in remarks(recipe, student):
+            print(line, file=sys.stderr)
     plan = plan_of(student) if is_binarized(student) else None
     trainer = Trainer(
         recipe=recipe,

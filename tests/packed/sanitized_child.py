@@ -17,7 +17,7 @@ native.library_file = lambda: LIBRARY  # before anything asks for it
 import torch  # noqa: E402
 from fuzzed_files import good_files, try_bytes, try_parts  # noqa: E402
 
-from irnet_convert.packed import engine  # noqa: E402
+from irnet_convert.packed import engine, load_packed  # noqa: E402
 
 found = engine.library()
 assert found is not None
@@ -25,6 +25,9 @@ assert found.path == LIBRARY
 torch.set_num_threads(2)
 if COUNT:
     goods = good_files(FOLDER)
+    network = load_packed(FOLDER / "1")
+    network(torch.zeros(1, 3, 17, 15))
+    assert any(isinstance(each.plan, engine.Plan) for each in engine._plans.values()), "nothing ran natively"
     try_bytes(goods, SEED, COUNT // 2)
     print("ran", try_parts(goods, SEED, COUNT - COUNT // 2))
 else:

@@ -23,8 +23,8 @@ from irnet_convert.packed.reference import run_reference
 
 #: Changed programs to try; ``make test-long`` sets it to many.
 CHANGES = int(os.environ.get("IRNET_FUZZ", "2000"))
-#: Spoiled files to try: half of them as bytes, half in their parts.
-FILES = int(os.environ.get("IRNET_FUZZ", "400"))
+#: Spoiled files to try, half of them as bytes, half in their parts; likewise.
+FILES = int(os.environ.get("IRNET_FUZZ_FILES", "400"))
 HERE = Path(__file__).parent
 #: Where Debian's packages libsimde-dev and g++-aarch64-linux-gnu with qemu-user put things.
 SIMDE = Path("/usr/include/simde/x86/avx512.h")
@@ -94,28 +94,24 @@ def test_no_change_of_a_program_is_a_finding(sanitized: Path, tmp_path: Path) ->
 
 def child(library: Path, folder: Path, files: int) -> subprocess.CompletedProcess[str]:
     """Run sanitized_child.py. The sanitizer, and the exceptions that it watches, are loaded before Python."""
-    preloaded = [_from_compiler(name) for name in ("libasan.so", "libstdc++.so")]
     # Leaks, and allocations of one kind freed as another, are those of Python and PyTorch.
     options = "detect_leaks=0:alloc_dealloc_mismatch=0:new_delete_type_mismatch=0"
-    return subprocess.run(
-        [sys.executable, str(HERE / "sanitized_child.py"), str(library), str(folder), str(files), "0"],
-        capture_output=True,
-        text=True,
-        timeout=300 + files / 10,
-        env={
-            **os.environ,
-            "LD_PRELOAD": " ".join(preloaded),
-            "ASAN_OPTIONS": options,
-            "PYTHONPATH": str(HERE),
-        },
-    )
+    environment = {**os.environ, "LD_PRELOAD": _preloaded(library), "ASAN_OPTIONS": options}
+    environment.pop("IRNET_ISA", None)
+    command = [sys.executable, str(HERE / "sanitized_child.py"), str(library), str(folder), str(files), "0"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300 + files / 10, env=environment)
 
 
-def _from_compiler(name: str) -> str:
-    path = subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-    if not Path(path.stdout.strip()).is_absolute():
-        pytest.skip(f"the compiler has no {name}")
-    return path.stdout.strip()
+def _preloaded(library: Path) -> str:
+    linked = run(["ldd", str(library)]) if shutil.which("ldd") else ""
+    paths = [
+        line.split()[2]
+        for line in linked.splitlines()
+        if line.split()[0].startswith(("libasan", "libstdc++"))
+    ]
+    if len(paths) != 2:
+        pytest.skip("the library is not linked to a shared runtime of the address sanitizer")
+    return " ".join(paths)
 
 
 def test_no_spoiled_file_is_a_finding(sanitized: Path, tmp_path: Path) -> None:

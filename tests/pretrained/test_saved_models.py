@@ -163,6 +163,10 @@ def test_the_packed_file_is_the_same_network(tmp_path: Path) -> None:
     torch.testing.assert_close(packed(images), student.eval()(images), atol=1e-4, rtol=1e-4)
     assert packed.source["name"] == "timm/cifar_resnet20"
     assert packed.source["labels"] == labels
+    saved = save_pretrained(
+        student, tmp_path / "saved", labels=["", *labels[1:]]
+    )  # no string of a packed file
+    assert "labels" not in irnet_convert.load_packed(saved / "packed.safetensors").source
     assert "load_packed" in (tmp_path / "saved" / "README.md").read_text()
 
 
