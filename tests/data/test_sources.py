@@ -15,6 +15,7 @@ from loading_cases import assert_same, epoch_of, loaders_of, make
 
 from irnet_convert.data import make_loaders
 from irnet_convert.data.builtin import open_builtin
+from irnet_convert.data.samples import decoded
 from irnet_convert.errors import DataError
 from irnet_convert.recipe.inputs import DataSpec
 
@@ -31,7 +32,8 @@ def test_digits_are_scikit_learns():
 
     data: Any = load_digits()
     assert labels.tolist() == data.target[4::5].tolist()
-    picture = make_loaders(recipe, processes=1, process_index=0).eval.dataset.rows[0]["image"]  # type: ignore[attr-defined]
+    rows = make_loaders(recipe, processes=1, process_index=0).eval.dataset.rows  # type: ignore[attr-defined]
+    picture = decoded(rows[0]["image"], 0)
     assert (picture.size, picture.mode) == ((8, 8), "L")
     np.testing.assert_allclose(np.asarray(picture, float) * 16 / 255, data.images[4], atol=0.04)
 

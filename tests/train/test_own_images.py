@@ -117,7 +117,7 @@ def test_a_folder_without_labels(names: list[str], tmp_path: Path) -> None:
     for path in (tmp_path / split / name for split in ("train", "test") for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(path)
-    with pytest.raises(DataError, match="no column 'label'|samples with no label") as error:
+    with pytest.raises(DataError, match=r"no column 'label'|samples with no label") as error:
         make_loaders(Recipe.load("images", [f"data.name={tmp_path}"]), processes=1, process_index=0)
     assert "SPLIT/CLASS/FILE" in error.value.mend
 
