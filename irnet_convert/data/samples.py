@@ -56,12 +56,18 @@ class Samples(torch.utils.data.Dataset[Sample]):
             ]
 
 
-def decoded(stored: dict[str, Any], row: int) -> PilImage.Image:
+def decoded(stored: dict[str, Any] | None, row: int) -> PilImage.Image:
     """The image that an undecoded value of an image column holds.
 
     Raises:
-        DataError: it is damaged or no image; the message names its file, or its row.
+        DataError: it is missing, damaged or no image; the message names its file, or its row.
     """
+    if stored is None:
+        raise DataError(
+            f"row {row} has no image (null)",
+            expected="an image in every row",
+            mend="filter the data set first",
+        )
     try:
         return Image().decode_example(stored)
     # What PIL raises on damaged files: UnidentifiedImageError is an OSError, a broken PNG a SyntaxError.

@@ -155,7 +155,7 @@ def _call(name: str, factory: Any, kwargs: dict[str, Any], pretrained: bool) -> 
             expected="arguments that the library's factory accepts"
             + (", and weights that it can reach" if pretrained else ""),
             mend="correct model.kwargs"
-            + ("; without a network, copy the cache of a machine that has loaded them" if pretrained else ""),
+            + ("; offline, copy the cache of a machine that has loaded them" if pretrained else ""),
         ) from error
 
 

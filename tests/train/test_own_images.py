@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from irnet_convert import finetune, is_binarized, load, load_packed
 from irnet_convert.cli import app
 from irnet_convert.data import make_loaders
+from irnet_convert.data.samples import decoded
 from irnet_convert.data.transforms import eval_transform
 from irnet_convert.errors import DataError, ModelError
 from irnet_convert.networks import create_model
@@ -96,6 +97,11 @@ def test_a_damaged_photograph_is_named(images: Path) -> None:
     loaders = make_loaders(recipe, processes=1, process_index=0)
     with pytest.raises(DataError, match=r"dog.3\.jpg \(row \d+\) cannot be read"):
         list(loaders.train)
+
+
+def test_an_image_that_is_null() -> None:
+    with pytest.raises(DataError, match="row 7 has no image"):
+        decoded(None, 7)
 
 
 def test_a_slice_without_some_classes_is_refused(images: Path) -> None:

@@ -15,8 +15,8 @@ BATCH = 4
 def test_two_steps(name, tmp_path):
     overrides = [
         "data.name=builtin/synthetic", "data.workers=0", f"data.train_limit={2 * BATCH}", "data.eval_limit=6",
-        "model.checkpoint=null", "expect=null", f"batch_size={BATCH}", "eval_batch_size=4", "epochs=1",
-        f"output={tmp_path / 'run'}",
+        "model.checkpoint=null", "model.pretrained=false", "expect=null",
+        f"batch_size={BATCH}", "eval_batch_size=4", "epochs=1", f"output={tmp_path / 'run'}",
     ]  # fmt: skip
     size = Recipe.load(name).transforms.input_size
     if size[-1] > 64:
