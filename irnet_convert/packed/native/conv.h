@@ -9,7 +9,7 @@
 namespace irn::IRN_ISA {
 
 template <class M>
-using TileFunction = void (*)(const typename M::Unit* const*, const typename M::Weight*, const Segment*,
+using TileFunction = void (*)(const typename M::Unit* const*, int64_t, const typename M::Weight*, const Segment*,
                               const Segment*, typename M::Count*);
 
 // The pixels of one tile: where their windows start, and where their results go.
@@ -17,7 +17,7 @@ template <class M>
 struct Tile {
   static constexpr int kMost = M::kPixels;
   int n = 0;
-  const uint8_t* in[kMost];
+  const typename M::Unit* in[kMost];
   const int32_t* bias[kMost];
   float scale[kMost];  // ints: of the pixel's image
   Place to[kMost];
@@ -30,21 +30,25 @@ class Walk {
 
   template <class M>
   void take(Tile<M>& t, int64_t n) {
-    for (t.n = 0; t.n < n; ++t.n) {
-      if (place_.pixel.x == job_.grid.w) next_row();
-      int i = t.n;
-      t.in[i] = in_;
-      t.to[i] = place_;
+    t.n = int(n);
+    Place place = place_;  // in registers: a structure that was just written in parts is slow to copy
+    for (int i = 0; i < t.n; ++i) {
+      if (place.pixel.x == job_.grid.w) {
+        next_row(place.pixel);
+        place = place_;
+      }
+      t.in[i] = reinterpret_cast<const typename M::Unit*>(in_);
+      t.to[i] = place;
       t.scale[i] = scale_;
-      t.bias[i] = bias_ ? bias_ + job_.column_class[place_.pixel.x] * job_.bias_stride : nullptr;
+      t.bias[i] = bias_ ? bias_ + job_.column_class[place.pixel.x] * job_.bias_stride : nullptr;
       in_ += job_.in.x;
-      place_.next(job_.epilogue);
+      place.next(job_.epilogue);
     }
+    place_ = place;
   }
 
  private:
-  void next_row() {
-    Pixel p = place_.pixel;
+  void next_row(Pixel p) {
     p.x = 0;
     if (++p.y == job_.grid.h) p.y = 0, ++p.n;
     start(p);
@@ -64,17 +68,18 @@ class Walk {
 };
 
 // Channels [done, block.count) of a tile's pixels: R vectors at a time, then fewer, so that few go one by one.
+// Half as many are left to fewer vectors if they fill units of bits, or if nothing follows: units are whole then.
 template <class M, int R, int kBlock, class C>
 inline void finish_tile(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int64_t done) {
-  constexpr bool kHalves = R > 1 && R / 2 * kFloats % Bits::kUnitBits == 0;
+  constexpr int64_t kHalf = R / 2 * kFloats;
   for (; done < block.count; done += R * kFloats) {
     int64_t left = block.count - done, channel = block.channel + done;
-    if constexpr (kHalves) {
-      if (left < R * kFloats) return finish_tile<M, R / 2, kBlock>(job, block, counts, t, done);
+    if constexpr (R > 1) {
+      bool halves = kHalf % Bits::kUnitBits == 0 ? left < R * kFloats : left == kHalf;
+      if (halves) return finish_tile<M, R / 2, kBlock>(job, block, counts, t, done);
     }
     Ending<R> ending(job.epilogue, channel);
-    for (int pixel = 0; pixel < t.n; ++pixel) {
-      F r[R];
+    auto sums = [&](int pixel, F(&r)[R]) {
       for (int i = 0; i < R; ++i) {
         const C* from = counts + pixel * kBlock + done + i * kFloats;
         if constexpr (M::kCounts)
@@ -84,6 +89,19 @@ inline void finish_tile(const ConvJob& job, const Block& block, const C* counts,
         else
           r[i] = load(from);
       }
+    };
+    F r[R];
+    // A loop without calls keeps its constants in registers.
+    if (left >= R * kFloats && !job.epilogue.posts && !job.epilogue.signs.base) {
+      for (int pixel = 0; pixel < t.n; ++pixel) {
+        sums(pixel, r);
+        apply_first(ending, t.to[pixel], r, channel);
+        put_all(t.to[pixel], r, channel);
+      }
+      continue;
+    }
+    for (int pixel = 0; pixel < t.n; ++pixel) {
+      sums(pixel, r);
       finish(job.epilogue, ending, t.to[pixel], r, channel, left < R * kFloats ? int(left) : R * kFloats);
     }
   }
@@ -121,11 +139,19 @@ void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   static_assert(M::kPixels == 6);
   alignas(64) typename M::Count counts[M::kPixels * kBlock];
   auto weights = reinterpret_cast<const typename M::Weight*>(job.weights) + block.weights;
-  const typename M::Unit* x[M::kPixels];
-  for (int i = 0; i < t.n; ++i)
-    x[i] = reinterpret_cast<const typename M::Unit*>(t.in[i] + block.group * job.group_bytes);
+  // What the epilogue reads and writes comes from a farther cache while the sums are made. Written out here:
+  // gcc 12 takes a function that only prefetches for one without effect.
+  for (int i = 0; i < t.n; ++i) {
+    const float *add = shifted(t.to[i].add, block.channel * 4), *real = shifted(t.to[i].real, block.channel * 4);
+#pragma GCC unroll 8
+    for (int64_t line = 0; line < kBlock * 4; line += 64) {
+      if (t.to[i].add) __builtin_prefetch(shifted(add, line));
+      if (t.to[i].real) __builtin_prefetch(shifted(real, line), 1);
+    }
+  }
+  int64_t channel = block.group * job.group_units;
   auto run = [&](const Epoch& e) {
-    kTiles[t.n - 1](x, weights + e.step * kBlock, job.segments + e.first, job.segments + e.last, counts);
+    kTiles[t.n - 1](t.in, channel, weights + e.step * kBlock, job.segments + e.first, job.segments + e.last, counts);
   };
   if constexpr (M::kCounts) {
     if (job.n_epochs > 1) {
@@ -138,17 +164,21 @@ void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   finish_tile<M, kAtOnce, kBlock>(job, block, counts, t, 0);
 }
 
-// Vectors of a block for the last few channels: whole units of bits, so that its signs can be stored.
+// Vectors of a block for the last few channels: whole units of bits, so that its signs can be stored. The very last
+// may be a single vector, behind which nothing follows.
 template <class M>
 constexpr int kNarrow = Bits::kUnitBits > M::kLanes ? Bits::kUnitBits / M::kLanes : 1;
 
 template <class M>
 void conv_blocks(const ConvJob& job, int64_t b0, int64_t b1, const Tile<M>& t) {
   for (int64_t b = b0; b < b1; ++b) {
-    if (job.blocks[b].vectors == kNarrow<M>)
-      conv_tile<M, kNarrow<M>>(job, job.blocks[b], t);
+    const Block& block = job.blocks[b];
+    if (block.vectors == M::kVectors)
+      conv_tile<M, M::kVectors>(job, block, t);
+    else if (block.vectors == kNarrow<M>)
+      conv_tile<M, kNarrow<M>>(job, block, t);
     else
-      conv_tile<M, M::kVectors>(job, job.blocks[b], t);
+      conv_tile<M, 1>(job, block, t);
   }
 }
 
@@ -159,8 +189,7 @@ void conv_pairs(const ConvJob& job, int64_t b0, int64_t b1, const Tile<M>& t) {
     const Block& block = job.blocks[b];
     if (b == b0 || block.group != job.blocks[b - 1].group) {
       const typename M::Unit* x[M::kPixels];
-      for (int i = 0; i < t.n; ++i)
-        x[i] = reinterpret_cast<const typename M::Unit*>(t.in[i] + block.group * job.group_bytes);
+      for (int i = 0; i < t.n; ++i) x[i] = t.in[i] + block.group * job.group_units;
       joined.join(job, x, t.n);
     }
     if (block.vectors == kNarrow<M>)

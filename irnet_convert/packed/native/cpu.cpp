@@ -20,7 +20,7 @@ const Kernels* kernels_of(int isa) {
 #else
   bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("avx512vpopcntdq");
+                __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni");
   if (isa == IRN_AVX512 && avx512) return avx512_kernels();
 #endif
 #elif defined(__aarch64__)

@@ -144,18 +144,31 @@ inline void put_signs(typename B::Unit* to, const F (&r)[R]) {
           Bits::unit(mask >> i & uint32_t((uint64_t(1) << Bits::kUnitBits) - 1));
 }
 
-// Channels [channel, channel + count) of one pixel: applies post, writes each form that is wanted. Bits
-// need a channel that is a multiple of the unit, and a count that is one or reaches the last channel.
+// What nearly every layer has; see Epilogue.
 template <int R>
-[[gnu::always_inline]] inline void finish(const Epilogue& e, const Ending<R>& k, const Place& to, F (&r)[R],
-                                          int64_t channel, int count) {
-  static_assert(R * kFloats <= 32);
+[[gnu::always_inline]] inline void apply_first(const Ending<R>& k, const Place& to, F (&r)[R], int64_t channel) {
   if (k.affine)
     for (int i = 0; i < R; ++i) r[i] = fma(r[i], k.scale[i], k.shift[i]);
   if (to.add)
     for (int i = 0; i < R; ++i) r[i] = add(r[i], load(to.add + channel + i * kFloats));
   if (k.clamp)
     for (int i = 0; i < R; ++i) r[i] = at_most(at_least(r[i], k.lo), k.hi);
+}
+
+template <int R>
+[[gnu::always_inline]] inline void put_all(const Place& to, const F (&r)[R], int64_t channel) {
+  if (to.real)
+    for (int i = 0; i < R; ++i) store(to.real + channel + i * kFloats, r[i]);
+  if (to.bits) put_signs<Bits>(to.bits + channel / Bits::kUnitBits, r);
+}
+
+// Channels [channel, channel + count) of one pixel: applies post, writes each form that is wanted. Bits
+// need a channel that is a multiple of the unit, and a count that is one or reaches the last channel.
+template <int R>
+[[gnu::always_inline]] inline void finish(const Epilogue& e, const Ending<R>& k, const Place& to, F (&r)[R],
+                                          int64_t channel, int count) {
+  static_assert(R * kFloats <= 32);
+  apply_first(k, to, r, channel);
   // Copies, so that r itself stays in registers.
   alignas(64) float x[R * kFloats];
   if (e.posts) {
@@ -167,9 +180,7 @@ template <int R>
     for (int i = 0; i < R; ++i) store(x + i * kFloats, r[i]);
     return put_some(to, x, sign_mask(r), channel, count);
   }
-  if (to.real)
-    for (int i = 0; i < R; ++i) store(to.real + channel + i * kFloats, r[i]);
-  if (to.bits) put_signs<Bits>(to.bits + channel / Bits::kUnitBits, r);
+  put_all(to, r, channel);
 }
 
 template <int R>

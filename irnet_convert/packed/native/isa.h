@@ -21,6 +21,7 @@ inline double measure(int64_t repeats) {
   alignas(64) Bits::Weight weights[Bits::kLanes] = {};
   alignas(64) Bits::Unit unit[1] = {};
   alignas(64) Bits::Count counts[Bits::kLanes] = {};
+  asm volatile("" : "+m"(weights), "+m"(unit));  // the compiler must not know that they are 0
   Bits::Vec w = Bits::weights(weights);
   Bits::Act a = Bits::activation(unit);
   Bits::Acc sum[kSums];

@@ -76,7 +76,7 @@ struct Epoch {
 
 struct ConvJob {
   View in;  // base: where the window of output pixel (0, 0, 0) starts; y, x: strides times the step's
-  int64_t group_bytes;
+  int64_t group_units;
   Grid grid;
   int64_t pixels, chunk;  // chunk: pixels that are worked on for all blocks before the next ones
   const Segment* segments;
@@ -144,7 +144,7 @@ struct ExportJob {
 
 // How weights are laid out for a core.
 struct CoreShape {
-  int64_t lanes, vectors, narrow;  // a block has `vectors` or `narrow` vectors of `lanes` channels
+  int64_t lanes, vectors, narrow;  // a block has `vectors`, `narrow` or 1 vectors of `lanes` channels
   int64_t unit_bytes, weight_bytes, unit_bits, step, max_steps, max_total;  // step: units a step
 };
 

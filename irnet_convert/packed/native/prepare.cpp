@@ -69,7 +69,7 @@ void make_blocks(Prepared& p, int64_t groups, int64_t steps, const CoreShape& co
   for (int64_t g = 0; g < groups; ++g)
     for (int64_t c = 0; c < per_group;) {
       int64_t left = per_group - c;
-      int64_t vectors = 2 * left > core.lanes * core.vectors ? core.vectors : core.narrow;
+      int64_t vectors = 2 * left > core.lanes * core.vectors ? core.vectors : left > core.lanes ? core.narrow : 1;
       int64_t count = left < core.lanes * vectors ? left : core.lanes * vectors;
       p.blocks.push_back({g * per_group + c, count, vectors, at, g});
       at += steps * vectors * core.lanes;
@@ -161,7 +161,7 @@ void prepare_product(Prepared& p, const Program& program, const Step& s, const u
   p.rows = is_conv(s.kind) && s.groups == 1 && s.dilation[1] == 1;
   int64_t length = units * (p.rows ? s.kernel[1] : 1), runs = p.rows ? s.kernel[0] : taps;
   p.run_steps = ceil_div(length, core.step);
-  p.group_bytes = units * core.unit_bytes;
+  p.group_units = units;
   make_blocks(p, s.groups, runs * p.run_steps, core);
   if (bits) {
     p.method = Method::kConvBits;

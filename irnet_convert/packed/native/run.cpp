@@ -104,7 +104,7 @@ void run_conv(const Call& call, size_t index, const Output& out) {
   job.in.base -= c.pad[2] * job.in.y + c.pad[0] * job.in.x;
   job.in.y *= s.stride[0];
   job.in.x *= s.stride[1];
-  job.group_bytes = p.group_bytes;
+  job.group_units = p.group_units;
   job.grid = grid_of(out.value.sizes);
   job.pixels = out.value.sizes.pixels();
   job.segments = c.segments.data();

@@ -70,9 +70,9 @@ template <class M, bool kFirst, int P, int V>
     }
 }
 
-// Writes counts[P][V * lanes]. Not inlined: with an epilogue around it gcc spills the sums.
+// Writes counts[P][V * lanes]; reads from `first_unit` of each pixel on. Not inlined: with an epilogue around it gcc spills the sums.
 template <class M, int P, int V>
-[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, const typename M::Weight* w,
+[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, int64_t first_unit, const typename M::Weight* w,
                             const Segment* segment, const Segment* end, typename M::Count* counts) {
   typename M::Acc sum[P][V];
 #pragma GCC unroll 8
@@ -84,7 +84,7 @@ template <class M, int P, int V>
   for (; segment != end; ++segment) {
     const typename M::Unit* x[P];
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) x[p] = pixels[p] + segment->offset;
+    for (int p = 0; p < P; ++p) x[p] = pixels[p] + (first_unit + segment->offset);
     for (int64_t i = 0, n = segment->steps; i < n; ++i, w += V * M::kLanes) {
       typename M::Vec wv[V];
 #pragma GCC unroll 8

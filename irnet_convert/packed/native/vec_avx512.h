@@ -1,4 +1,4 @@
-// AVX-512 with VPOPCNTDQ: 16 floats a vector; binary products by xor and popcount, 32 bits a step for 16
+// AVX-512 with VPOPCNTDQ and VNNI: 16 floats a vector; binary products by xor and popcount, 32 bits a step for 16
 // output channels. With IRN_SIMDE the same source runs on any processor, slowly, to be tested there.
 #pragma once
 #ifdef IRN_SIMDE
@@ -21,7 +21,7 @@ namespace irn::IRN_ISA {
 
 using F = __m512;
 constexpr int kFloats = 16;
-constexpr int kRealPixels = 6, kRealVectors = 2;
+constexpr int kRealPixels = 6, kRealVectors = 4;
 
 inline F splat(float x) { return _mm512_set1_ps(x); }
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -32,14 +32,11 @@ inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }   // rounded once
 inline F madd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // rounded once or twice
 inline uint32_t mask(__mmask16 m) { return uint32_t(m); }
-// Comparisons with NaN are false: so a NaN in x stays.
-inline F at_least(F x, F lo) {
-  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, lo, _CMP_LT_OQ), x, lo);
-}
-inline F at_most(F x, F hi) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, hi, _CMP_GT_OQ), x, hi); }
-inline F max_nan(F m, F x) {  // NaN if either is: x unless x <= m, and m wherever m is NaN
-  F larger = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, m, _CMP_LE_OQ), x, m);
-  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(m, m, _CMP_UNORD_Q), larger, m);
+// min and max return their second operand where one of them is NaN: so a NaN in x stays.
+inline F at_least(F x, F lo) { return _mm512_max_ps(lo, x); }
+inline F at_most(F x, F hi) { return _mm512_min_ps(hi, x); }
+inline F max_nan(F m, F x) {  // NaN if either is: x where x is NaN, and m wherever m is
+  return _mm512_mask_max_ps(m, _mm512_cmp_ps_mask(m, m, _CMP_ORD_Q), m, x);
 }
 inline F where_positive(F x, F otherwise) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, splat(0.0f), _CMP_GT_OQ), otherwise, x);
@@ -60,7 +57,11 @@ inline I splat_int(int32_t x) { return _mm512_set1_epi32(x); }
 inline I load_ints(const int32_t* p) { return _mm512_loadu_si512(reinterpret_cast<const __m512i*>(p)); }
 inline void store_ints(int32_t* p, I x) { _mm512_storeu_si512(reinterpret_cast<__m512i*>(p), x); }
 inline I add_ints(I a, I b) { return _mm512_add_epi32(a, b); }
+#ifdef IRN_SIMDE
 inline I add_products(I sum, I a, I b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+#else
+inline I add_products(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
+#endif
 inline F to_floats(I x) {
   using Ints = int32_t __attribute__((vector_size(64)));
   return __builtin_convertvector((Ints)x, F);
@@ -94,7 +95,7 @@ struct Bits {
   static Unit unit(uint32_t bits) { return bits; }
   template <int N>
   static void put(Unit* to, uint32_t bits) {
-    static_assert(N == 32);
+    static_assert(N == 32 || N == 16);  // the last 16 fill a unit: bits behind them are 0
     *to = bits;
   }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
