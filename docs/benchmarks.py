@@ -1,7 +1,8 @@
 """Measures what docs/benchmarks.md shows and writes it there: ``python docs/benchmarks.py [--quick]``.
 
-Every row is one ``irnet-convert bench`` in a process of its own. Close other programs first; it takes about
-fifteen minutes. ``--quick`` measures for a second a row: to try this script, not for numbers.
+The page has a part for each set of kernels; what is written is that of this machine's fastest. Every row is
+one ``irnet-convert bench`` in a process of its own. Close other programs first; it takes about fifteen
+minutes. ``--quick`` measures for a second a row: to try this script, not for numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 PAGE = Path(__file__).with_name("benchmarks.md")
-BEGIN, END = "<!-- begin of what docs/benchmarks.py writes -->", "<!-- end -->"
+BEGIN, END = "<!-- begin of what docs/benchmarks.py writes with {} -->", "<!-- end of {} -->"
 OTHERS = "torch,compile,onnxruntime,onnxruntime-int8,openvino-fp32,openvino-int8,openvino"
 #: The 3×3 layers of ResNet-18: channels and side.
 LAYERS = [(64, 56), (128, 28), (256, 14), (512, 7)]
@@ -150,6 +151,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="measure for a second a row")
     seconds = 1.0 if parser.parse_args().quick else 20.0
     resnet18 = bench("timm/resnet18", "--against", OTHERS, seconds=2 * seconds)
+    begin, end = BEGIN.format(resnet18["kernel"]), END.format(resnet18["kernel"])
+    if begin not in PAGE.read_text():
+        sys.exit(f"{PAGE.name} has no part for {resnet18['kernel']}: add the lines {begin} and {end}")
     resnet20 = bench("timm/cifar_resnet20", "--against", OTHERS, seconds=seconds)
     parts = [
         f"Machine: {resnet18['machine']}. Kernels: {resnet18['kernel']}.",
@@ -169,8 +173,8 @@ def main() -> None:
         "### ResNet-18 on disk\n\n" + table(["real weights", "file"], size_rows()),
     ]
     text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + after)
+    before, after = text.split(begin)[0], text.split(end)[1]
+    PAGE.write_text(before + begin + "\n\n" + "\n\n".join(parts) + "\n\n" + end + after)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ def export_openvino(
     Binary layers become opset1 BinaryConvolution with one bit a weight, for which OpenVINO's CPU plugin has
     native kernels; real layers stay float32. Where BinaryConvolution does not do what a layer needs (groups,
     channels that are no multiple of 8, wide padding; W1A32 layers), a real convolution with ±1 weights takes
-    its place. Sums of binary layers are the same integers, the sign of 0 is +1 and that of NaN −1, and padded
-    zeros contribute exactly 0. What follows is float32 in OpenVINO's order: logits agree to rounding.
+    its place. Sums of binary layers are the same integers, the sign of 0 is +1 (that of NaN depends on the
+    processor), and padded zeros contribute exactly 0. What follows is float32 in OpenVINO's order, if it is
+    compiled with the INFERENCE_PRECISION_HINT f32: logits agree to rounding.
 
     Args:
         model: a packed network, or a binarized model, which is packed.

@@ -1,8 +1,8 @@
 """A program's steps as OpenVINO operators. Sizes are fixed: the CPU's BinaryConvolution takes no others.
 
-The sign is a FakeQuantize of two levels: bit 1 where x > t, and with t the largest negative number that is
-x >= 0, false for NaN. With outputs 0 and 1 the CPU plugin writes bits, which BinaryConvolution reads as −1
-and +1; its own sign would be −1 at 0.
+The sign is a FakeQuantize of two levels: bit 1 where x > t, and with t the largest negative number that is x
+>= 0; false for NaN, except in the plugin's kernels for AVX-512. With outputs 0 and 1 the CPU plugin writes
+bits, which BinaryConvolution reads as −1 and +1; its own sign would be −1 at 0.
 """
 
 from __future__ import annotations

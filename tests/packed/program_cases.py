@@ -255,7 +255,8 @@ def case_of(program: Program, shapes: list[tuple[int, ...]], seed: int = 0, spec
         program: valid.
         shapes: of its inputs.
         seed: of the random numbers.
-        special: some inputs are ±0, NaN and ±infinity.
+        special: some inputs are ±0, NaN and ±infinity; no infinity before a GELU, which PyTorch takes to
+            infinity on some processors and to NaN on others.
     """
     g = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -279,7 +280,8 @@ def case_of(program: Program, shapes: list[tuple[int, ...]], seed: int = 0, spec
         x[torch.rand(shape, generator=g) < 0.1] = 0.0
         x[torch.rand(shape, generator=g) < 0.1] = -0.0
         if special:
-            for value in (torch.nan, torch.inf, -torch.inf):
+            gelu = any(isinstance(p, Activation) and p.name == "gelu" for s in program.steps for p in s.post)
+            for value in (torch.nan,) if gelu else (torch.nan, torch.inf, -torch.inf):
                 x[torch.rand(shape, generator=g) < 0.02] = value
         inputs.append(x)
     blob = make_blob(program, tensors)

@@ -84,16 +84,34 @@ def test_programs_with_real_steps(made: Made) -> None:
 @pytest.mark.parametrize("channels", [8, 32, 33, 64])
 @pytest.mark.parametrize("padding", [(1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3, 3), "same"])
 def test_accumulators_are_exact_for_every_input(channels: int, padding) -> None:
-    """±0, NaN and infinities in the input, padding that contributes 0; 64 channels go by bits, 33 do not."""
+    """±0 and infinities in the input, padding that contributes 0; 64 channels go by bits, 33 do not."""
     program = Program(
         inputs=(ValueSpec(layout="map", channels=channels, rank=4),),
         constants=(ConstSpec(name="w", dtype="bits", shape=(24, channels, 3, 3)),),
         steps=(BinaryConv(input=0, weight=0, padding=padding),), outputs=(1,),
     )  # fmt: skip
-    case = case_of(program, [(2, channels, 9, 7)])
-    case.inputs[0][0, :, 0] = torch.tensor([-1e-45, 1e-45, -0.0, 0.0, torch.nan, torch.inf, -torch.inf])
+    case = case_of(program, [(2, channels, 9, 7)], special=False)
+    case.inputs[0][0, :, 0] = torch.tensor([-1e-45, 1e-45, -0.0, 0.0, 1.0, torch.inf, -torch.inf])
     want = run_reference(program, case.blob, case.inputs)
     assert_same(run(network_of(case), case.inputs), want, exact=True)
+
+
+@pytest.mark.parametrize("channels", [32, 33])
+def test_sign_of_nan_is_one_of_the_two(channels: int) -> None:
+    """−1 with OpenVINO's kernels for AVX2, as in PyTorch, +1 with those for AVX-512; the rest is exact."""
+    program = Program(
+        inputs=(ValueSpec(layout="map", channels=channels, rank=4),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(24, channels, 1, 1)),),
+        steps=(BinaryConv(input=0, weight=0),), outputs=(1,),
+    )  # fmt: skip
+    case = case_of(program, [(1, channels, 5, 5)], special=False)
+    case.inputs[0][0, :, 2, 3] = torch.nan
+    (found,) = run(network_of(case), case.inputs)
+    either = []
+    for sign in (-1.0, 1.0):
+        (want,) = run_reference(program, case.blob, [case.inputs[0].nan_to_num(sign)])
+        either.append(torch.equal(found, want))
+    assert sum(either) == 1
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
