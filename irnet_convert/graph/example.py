@@ -197,7 +197,7 @@ def small_detection_images(model: nn.Module) -> Iterator[None]:
         return
     changes = [(transform, "min_size", (_DETECTION_SIDE,)), (transform, "max_size", _DETECTION_SIDE)]
     if rpn is not None:
-        few = {"training": 4, "testing": 4}
+        few = {"training": 1, "testing": 1}
         changes += [(rpn, "_pre_nms_top_n", few), (rpn, "_post_nms_top_n", few)]
     before = [(holder, name, getattr(holder, name)) for holder, name, _ in changes]
     try:

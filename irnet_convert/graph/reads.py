@@ -1,12 +1,13 @@
 """Which names a forward's code can have read: what decides whether two modules trace into the same graph.
 
-Python reads an attribute by a name that stands in the code (``co_names``), unless the code builds the name as
-a string for ``getattr`` and its like. So the names in a forward, in the methods of its class and in the
+Python reads an attribute by a name that stands in the code, unless the code builds the name as a string for
+``getattr`` and its like. So the attributes named in a forward, in the methods of its class and in the
 functions that it calls bound what it can have asked of its module and of the modules inside.
 """
 
 from __future__ import annotations
 
+import dis
 from functools import cache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -45,15 +46,20 @@ def names_read_by(kind: type[nn.Module]) -> frozenset[str] | None:
         seen.add(id(function))
         if len(seen) > _MOST or not _can_be_followed(function):
             return None
-        found = set(_names(function.__code__))
-        if found & (_BY_STRING | _OF_EVERY_MODULE):
+        found = _names(function.__code__)
+        if found is None:
             return None
-        names |= found
-        for name in found:
-            further = _code_behind(name, kind, function.__globals__)
-            if further is None:
-                return None
-            todo += further
+        attributes, variables = found
+        if variables & _BY_STRING or attributes & (_BY_STRING | _OF_EVERY_MODULE):
+            return None
+        names |= attributes
+        further = [
+            *(_method(name, kind) for name in attributes),
+            *(_global(function.__globals__[name]) for name in variables if name in function.__globals__),
+        ]
+        if None in further:
+            return None
+        todo += [code for some in further for code in some or ()]
     return frozenset(names)
 
 
@@ -61,9 +67,24 @@ def _own(kind: type[nn.Module]) -> set[str]:
     return {name for c in kind.__mro__ if c not in (nn.Module, object) for name in vars(c)}
 
 
-def _names(code: CodeType) -> list[str]:
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return [*code.co_names, *(name for c in inner for name in _names(c))]
+def _names(code: CodeType) -> tuple[set[str], set[str]] | None:
+    """Attributes and global variables that a code names; None if it imports or sets what cannot be seen."""
+    attributes: set[str] = set()
+    variables: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opcode not in dis.hasname:
+            continue
+        if instruction.opname.startswith(("IMPORT", "STORE_GLOBAL", "DELETE_GLOBAL")):
+            return None
+        loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        (variables if loads else attributes).add(str(instruction.argval))
+    for inner in (c for c in code.co_consts if isinstance(c, CodeType)):
+        found = _names(inner)
+        if found is None:
+            return None
+        attributes |= found[0]
+        variables |= found[1]
+    return attributes, variables
 
 
 def _can_be_followed(function: Any) -> bool:
@@ -73,8 +94,8 @@ def _can_be_followed(function: Any) -> bool:
     return set(function.__code__.co_freevars) <= {"__class__"}
 
 
-def _code_behind(name: str, kind: type[nn.Module], scope: dict[str, Any]) -> list[Any] | None:
-    """The functions that ``name`` can mean in a method of ``kind``; None where one cannot be followed."""
+def _method(name: str, kind: type[nn.Module]) -> list[Any] | None:
+    """The functions that an attribute of a ``kind`` can mean; None where one cannot be followed."""
     found: list[Any] = []
     # Each class's own, since super() reaches those that are overridden.
     for base in kind.__mro__:
@@ -85,14 +106,16 @@ def _code_behind(name: str, kind: type[nn.Module], scope: dict[str, Any]) -> lis
             found.append(attribute.fget)
         elif attribute is not None and not _is_plain(attribute):
             return None
-    if name not in scope:
-        return found
-    value = scope[name]
+    return found
+
+
+def _global(value: Any) -> list[Any] | None:
+    """The function behind a global variable, if there is one to follow; None where it cannot be followed."""
     if isinstance(value, ModuleType):
-        return found if value.__name__.split(".")[0] in _LIBRARIES else None
+        return [] if value.__name__.split(".")[0] in _LIBRARIES else None
     if _is_plain(value) or _of_a_library(value):
-        return found
-    return [*found, value] if isinstance(value, FunctionType) else None
+        return []
+    return [value] if isinstance(value, FunctionType) else None
 
 
 def _is_plain(value: Any) -> bool:

@@ -204,10 +204,28 @@ class Listed(nn.Module):
         return x
 
 
+class Importing(Block):
+    """What it imports could read anything."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        import math
+
+        return super().forward(x) * math.pi
+
+
+class InAnotherType(Block):
+    """``float`` is the method here, which reaches all that is inside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + next(self.float().parameters()).sum()
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         (Block(), Block(gain=3.0)),
+        (Importing(), Importing(width=8)),
+        (InAnotherType(), InAnotherType(width=8)),
         (Block(), Block().eval()),
         (Block(gain=(1, [2])), Block(gain=(1, [3]))),
         (Sized(), Sized(width=8)),
@@ -258,6 +276,8 @@ def test_real_blocks_share_their_traces_whatever_their_width() -> None:
     for net, blocks in (
         (timm.create_model("resnet18"), "layer2.1 layer3.1 layer4.1"),
         (timm.create_model("resnetv2_18"), "stages.0.blocks.1 stages.1.blocks.1 stages.2.blocks.1"),
+        # Its code calls the built-in float, a name that every module has a method of.
+        (timm.create_model("resnetv2_18"), "stages.1.blocks.1.norm1 stages.2.blocks.1.norm1"),
         (torchvision.models.get_model("googlenet", init_weights=False), "conv1 conv2 inception5b.branch1"),
     ):
         kinds = {kind_of(net.get_submodule(path), {"x"}) for path in blocks.split()}
