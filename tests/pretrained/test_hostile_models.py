@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_models import CASES, PACKED, PACKED_CASES, SHARDS, good_models, spoiled
+from hostile_models import CASES, PACKED, SHARDS, good_models, spoiled
+from hostile_packed import PACKED_CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
