@@ -42,7 +42,7 @@ from irnet_convert.packed.steps import (
 )
 
 #: Channel counts around the widths of machine words.
-WIDTHS = [1, 2, 3, 5, 7, 8, 16, 31, 32, 33, 63, 64, 65, 96]
+WIDTHS = [1, 2, 3, 4, 5, 7, 8, 12, 16, 20, 31, 32, 33, 48, 63, 64, 65, 80, 96]
 ACTIVATIONS = ["hardswish", "hardsigmoid", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh"]
 
 
@@ -287,6 +287,27 @@ def case_of(program: Program, shapes: list[tuple[int, ...]], seed: int = 0, spec
     blob = make_blob(program, tensors)
     assert blob.numel() == offsets(program)[1]
     return Case(program, blob, inputs)
+
+
+def chained_case(channels: int) -> Case:
+    """Three layers that hand on bits alone, the first of real inputs (small integers: exact), the others of
+    signs: whatever bits of ``channels`` channels are not written, or too many, is counted by the next.
+    """
+    c = channels
+    shapes = [(c, 9, 1, 1), (c, c, 3, 3), (5, c, 1, 1)]
+    program = Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=9),),
+        constants=tuple(ConstSpec(name=f"w{i}", dtype="bits", shape=shape) for i, shape in enumerate(shapes)),
+        steps=(
+            Conv(input=0, weight=0),
+            BinaryConv(input=1, weight=1, padding=(1, 1, 1, 1)),
+            BinaryConv(input=2, weight=2),
+        ),
+        outputs=(3,),
+    )
+    case = case_of(program, [(2, 9, 5, 4)], seed=channels, special=False)
+    case.inputs[0].copy_((case.inputs[0] * 3).round())
+    return case
 
 
 def pooling_cases() -> list[Case]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from native_cases import build, make_cases, read_outputs, run, write_cases
-from program_cases import Case, assert_same
+from program_cases import Case, assert_same, chained_case
 from torch import Tensor
 
 from irnet_convert.packed import engine
@@ -34,7 +34,7 @@ CROSS = "aarch64-linux-gnu"
 @pytest.fixture(scope="module", params=["exact", "close"])
 def cases(request: pytest.FixtureRequest) -> tuple[bool, list[Case], list[list[Tensor]]]:
     exact = request.param == "exact"
-    found = make_cases(80, exact=exact)
+    found = make_cases(80, exact=exact) + [chained_case(c) for c in (4, 12, 16, 20, 33, 48, 80)]
     return exact, found, [run_reference(c.program, c.blob, c.inputs) for c in found]
 
 

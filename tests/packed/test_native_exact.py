@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from program_cases import Made, assert_same, case_of, decided, programs
+from program_cases import Made, assert_same, case_of, chained_case, decided, programs
 
 from irnet_convert.packed import engine
 from irnet_convert.packed.bits import pack_bits
@@ -78,6 +78,16 @@ def test_layers_are_exact(isa: str, channels: int, out: int, kernel: int, size: 
     for memory_format in (torch.contiguous_format, torch.channels_last):
         found = Plan(program, blob, isa).run([x.contiguous(memory_format=memory_format)])
         assert_same(found, want, exact=True)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_bits_of_every_number_of_channels(isa: str) -> None:
+    for channels in range(1, 130):
+        case = chained_case(channels)
+        want = run_reference(case.program, case.blob, case.inputs)
+        plan = Plan(case.program, case.blob, isa)
+        for _ in range(2):  # the second time memory is not empty
+            assert_same(plan.run(case.inputs), want, exact=True)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -9,8 +9,8 @@
 namespace irn::IRN_ISA {
 
 template <class M>
-using TileFunction = void (*)(const typename M::Unit* const*, int64_t, const typename M::Weight*, const Segment*,
-                              const Segment*, typename M::Count*);
+using TileFunction = void (*)(const typename M::Unit* const*, int64_t, const typename M::Weight*,
+                              const Segment*, const Segment*, typename M::Count*);
 
 // The pixels of one tile: where their windows start, and where their results go.
 template <class M>
@@ -68,7 +68,8 @@ class Walk {
 };
 
 // Channels [done, block.count) of a tile's pixels: R vectors at a time, then fewer, so that few go one by one.
-// Half as many are left to fewer vectors if they fill units of bits, or if nothing follows: units are whole then.
+// Half as many are left to fewer vectors if they fill units of bits, or if they are the last of all, behind which
+// a unit is filled up with 0. (Of another group they may be the last as well: then no bits are written.)
 template <class M, int R, int kBlock, class C>
 inline void finish_tile(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int64_t done) {
   constexpr int64_t kHalf = R / 2 * kFloats;
@@ -149,9 +150,9 @@ void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
       if (t.to[i].real) __builtin_prefetch(shifted(real, line), 1);
     }
   }
-  int64_t channel = block.group * job.group_units;
+  int64_t first_unit = block.group * job.group_units;
   auto run = [&](const Epoch& e) {
-    kTiles[t.n - 1](t.in, channel, weights + e.step * kBlock, job.segments + e.first, job.segments + e.last, counts);
+    kTiles[t.n - 1](t.in, first_unit, weights + e.step * kBlock, job.segments + e.first, job.segments + e.last, counts);
   };
   if constexpr (M::kCounts) {
     if (job.n_epochs > 1) {
@@ -184,6 +185,7 @@ void conv_blocks(const ConvJob& job, int64_t b0, int64_t b1, const Tile<M>& t) {
 
 template <class M>
 void conv_pairs(const ConvJob& job, int64_t b0, int64_t b1, const Tile<M>& t) {
+  static_assert(kNarrow<M> == 1);  // so there are no other blocks
   Joined<M> joined;
   for (int64_t b = b0; b < b1; ++b) {
     const Block& block = job.blocks[b];

@@ -70,10 +70,12 @@ template <class M, bool kFirst, int P, int V>
     }
 }
 
-// Writes counts[P][V * lanes]; reads from `first_unit` of each pixel on. Not inlined: with an epilogue around it gcc spills the sums.
+// Writes counts[P][V * lanes]; reads from `first_unit` of each pixel on. Not inlined: with an epilogue around
+// it gcc spills the sums.
 template <class M, int P, int V>
-[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, int64_t first_unit, const typename M::Weight* w,
-                            const Segment* segment, const Segment* end, typename M::Count* counts) {
+[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, int64_t first_unit,
+                            const typename M::Weight* w, const Segment* segment, const Segment* end,
+                            typename M::Count* counts) {
   typename M::Acc sum[P][V];
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p)

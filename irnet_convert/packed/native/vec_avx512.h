@@ -35,8 +35,8 @@ inline uint32_t mask(__mmask16 m) { return uint32_t(m); }
 // min and max return their second operand where one of them is NaN: so a NaN in x stays.
 inline F at_least(F x, F lo) { return _mm512_max_ps(lo, x); }
 inline F at_most(F x, F hi) { return _mm512_min_ps(hi, x); }
-inline F max_nan(F m, F x) {  // NaN if either is: x where x is NaN, and m wherever m is
-  return _mm512_mask_max_ps(m, _mm512_cmp_ps_mask(m, m, _CMP_ORD_Q), m, x);
+inline F max_nan(F m, F x) {  // NaN if either is: x wherever x is NaN, and the second operand, m, where m is
+  return _mm512_mask_max_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x, m);
 }
 inline F where_positive(F x, F otherwise) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, splat(0.0f), _CMP_GT_OQ), otherwise, x);
@@ -58,7 +58,7 @@ inline I load_ints(const int32_t* p) { return _mm512_loadu_si512(reinterpret_cas
 inline void store_ints(int32_t* p, I x) { _mm512_storeu_si512(reinterpret_cast<__m512i*>(p), x); }
 inline I add_ints(I a, I b) { return _mm512_add_epi32(a, b); }
 #ifdef IRN_SIMDE
-inline I add_products(I sum, I a, I b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+inline I add_products(I sum, I a, I b) { return simde_mm512_dpwssd_epi32(sum, a, b); }
 #else
 inline I add_products(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
 #endif
@@ -95,7 +95,7 @@ struct Bits {
   static Unit unit(uint32_t bits) { return bits; }
   template <int N>
   static void put(Unit* to, uint32_t bits) {
-    static_assert(N == 32 || N == 16);  // the last 16 fill a unit: bits behind them are 0
+    static_assert(N == 32 || N == 16);  // the last 16 fill half a unit: bits behind them are 0
     *to = bits;
   }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.

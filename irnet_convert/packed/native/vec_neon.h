@@ -80,7 +80,8 @@ struct Bits {
   static Unit unit(uint32_t bits) { return Unit(bits); }
   template <int N>
   static void put(Unit* to, uint32_t bits) {
-    __builtin_memcpy(to, &bits, N / 8);
+    static_assert(N % 8 == 0 || N == 4);  // the last 4 fill half a unit: bits behind them are 0
+    __builtin_memcpy(to, &bits, (N + 7) / 8);
   }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   static F finish(const Count* counts, const int32_t* bias) {

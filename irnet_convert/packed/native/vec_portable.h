@@ -104,7 +104,8 @@ struct Bits {
   static Unit unit(uint32_t bits) { return Unit(bits); }
   template <int N>
   static void put(Unit* to, uint32_t bits) {
-    for (int i = 0; i < N / 8; ++i) to[i] = Unit(bits >> 8 * i);
+    static_assert(N % 8 == 0 || N == 4);  // the last 4 fill half a unit: bits behind them are 0
+    for (int i = 0; i < (N + 7) / 8; ++i) to[i] = Unit(bits >> 8 * i);
   }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   template <class C>
