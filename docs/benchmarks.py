@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from irnet_convert.packed.engine import isa_in_use
+
 PAGE = Path(__file__).with_name("benchmarks.md")
 BEGIN, END = "<!-- begin of what docs/benchmarks.py writes with {} -->", "<!-- end of {} -->"
 OTHERS = "torch,compile,onnxruntime,onnxruntime-int8,openvino-fp32,openvino-int8,openvino"
@@ -150,10 +152,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="measure for a second a row")
     seconds = 1.0 if parser.parse_args().quick else 20.0
+    begin, end = BEGIN.format(isa_in_use()), END.format(isa_in_use())
+    if begin not in PAGE.read_text() or end not in PAGE.read_text():
+        sys.exit(f"{PAGE.name} has no part for {isa_in_use()}: add the lines {begin} and {end}")
     resnet18 = bench("timm/resnet18", "--against", OTHERS, seconds=2 * seconds)
-    begin, end = BEGIN.format(resnet18["kernel"]), END.format(resnet18["kernel"])
-    if begin not in PAGE.read_text():
-        sys.exit(f"{PAGE.name} has no part for {resnet18['kernel']}: add the lines {begin} and {end}")
     resnet20 = bench("timm/cifar_resnet20", "--against", OTHERS, seconds=seconds)
     parts = [
         f"Machine: {resnet18['machine']}. Kernels: {resnet18['kernel']}.",

@@ -14,7 +14,7 @@ from irnet_convert.graph.plan import Decision, Edit, Plan
 from irnet_convert.graph.record import is_layer
 from irnet_convert.graph.rewrites import REWRITES
 from irnet_convert.graph.routed import route
-from irnet_convert.graph.traced import Graphs, UntraceableError, install, trace
+from irnet_convert.graph.traced import Graphs, Rendered, UntraceableError, install, trace
 from irnet_convert.layers import binary_class_of
 
 #: Attribute under which a converted model carries its plan.
@@ -136,9 +136,10 @@ class Editor:
 
     def finish(self) -> None:
         """Install every graph that was edited, and around them what calls layers that were bypassed."""
+        known: Rendered = {}
         for owner, graphs in self._graphs.items():
             module = self.module(owner)
-            install(module, graphs)
+            install(module, graphs, known)
             self._undo.add(lambda m=module: vars(m).pop("forward", None))
         for owner, names in self._routes.items():
             module = self.module(owner)

@@ -11,7 +11,7 @@ from irnet_convert.graph.record import Record, Twin
 from irnet_convert.graph.recorder import kinds_in
 from irnet_convert.graph.signs import never_negative
 from irnet_convert.graph.survey import Survey
-from irnet_convert.graph.traced import UntraceableError, install
+from irnet_convert.graph.traced import UntraceableError, distinct, install
 
 
 def distrust_wrong_traces(survey: Survey, owners: list[str]) -> bool:
@@ -93,7 +93,12 @@ def _run_with_graphs(survey: Survey, owners: list[str], training: bool) -> Recor
 
 
 def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:
-    """Run the converted model once and check what the plan promised.
+    """Run the converted model and check what the plan promised.
+
+    Where the model was recorded in training mode too (a detector that finds no box calls some layers there
+    alone), it is run so again, unless that can say nothing new: all binarized layers were called in
+    evaluation mode, the shapes of outputs hang on the data, and no edited forward has a graph of its own for
+    training. (What signs layers receive in training mode was asked of the recording when the plan was made.)
 
     Raises:
         RewriteError: a replaced layer was not called, receives an input that cannot be negative, or the
@@ -101,9 +106,9 @@ def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:
     """
     called: set[str] = set()
     twin, free = Twin(model), _depends_on_data(survey)
+    alike = all(len(distinct(survey.traces.get(owner, {}))) < 2 for owner in plan.traced)
     for before in survey.records:
-        # A layer that the original calls in training mode alone, for want of boxes, may be called already.
-        if free and called.issuperset(d.path for d in plan.binarized):
+        if free and alike and called.issuperset(d.path for d in plan.binarized):
             break
         after = survey.record(model, training=before.training, twin=twin)
         called |= {path for path, calls in after.calls.items() if not any(c.bypassed for c in calls)}

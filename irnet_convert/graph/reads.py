@@ -8,15 +8,20 @@ functions that it calls bound what it can have asked of its module and of the mo
 from __future__ import annotations
 
 import dis
-from functools import cache
+from functools import cache, partial
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
 
-#: Builtins that read attributes by names which need not stand in the code, or that run other code.
+#: What reads attributes by names which need not stand in the code, or runs other code.
 _BY_STRING = {"getattr", "hasattr", "setattr", "delattr", "vars", "dir", "eval", "exec", "compile", "globals",
-              "locals", "__import__"}  # fmt: skip
+              "locals", "__import__", "attrgetter", "methodcaller", "format", "format_map"}  # fmt: skip
+#: Operations of Python that read attributes by names in a constant, or bring what cannot be seen.
+_UNSEEN = ("MATCH_CLASS", "IMPORT", "STORE_GLOBAL", "DELETE_GLOBAL")
+_LOADS_OF_VARIABLES = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+#: Methods of a class that no forward runs by way of a builtin (``float(self)``) or an operator.
+_HARMLESS = {"__init__", "__repr__", "__getstate__", "__setstate__", "__deepcopy__", "__call__"}
 #: What every module has, and what reaches modules or tensors inside it without their names.
 _OF_EVERY_MODULE = frozenset(dir(nn.Module)) - {"training", "forward"}
 #: Where functions live that read nothing of a module that they are given but by calling it.
@@ -27,14 +32,15 @@ _MOST = 64
 
 @cache
 def names_read_by(kind: type[nn.Module]) -> frozenset[str] | None:
-    """Every name in the code that ``kind``'s forward can run, calls of other modules aside.
+    """Every attribute named in the code that ``kind``'s forward can run, calls of other modules aside.
 
     Returns:
-        The names; None where the code cannot be followed: decorated or nested functions that hold other
-        objects, names built as strings, attributes caught by ``__getattr__``, walks over everything
-        inside, code that is not Python's.
+        The names, with "len" among them if that is called; None where the code cannot be followed: decorated
+        or nested functions that hold other objects, names built as strings or matched as patterns, attributes
+        caught by ``__getattr__``, operators of the class's own, walks over everything inside, code that is
+        not Python's.
     """
-    if kind.__getattr__ is not nn.Module.__getattr__ or "__getattribute__" in _own(kind):
+    if _special_methods(kind) - _HARMLESS:
         return None
     names: set[str] = set()
     seen: set[int] = set()
@@ -52,7 +58,7 @@ def names_read_by(kind: type[nn.Module]) -> frozenset[str] | None:
         attributes, variables = found
         if variables & _BY_STRING or attributes & (_BY_STRING | _OF_EVERY_MODULE):
             return None
-        names |= attributes
+        names |= attributes | (variables & {"len"})
         further = [
             *(_method(name, kind) for name in attributes),
             *(_global(function.__globals__[name]) for name in variables if name in function.__globals__),
@@ -63,8 +69,13 @@ def names_read_by(kind: type[nn.Module]) -> frozenset[str] | None:
     return frozenset(names)
 
 
-def _own(kind: type[nn.Module]) -> set[str]:
-    return {name for c in kind.__mro__ if c not in (nn.Module, object) for name in vars(c)}
+def _special_methods(kind: type[nn.Module]) -> set[str]:
+    """Names of the methods that Python calls unasked, where somebody else than PyTorch defined them."""
+    own = [c for c in kind.__mro__ if c is not object and c.__module__.split(".")[0] != "torch"]
+    return {
+        name for c in own for name, value in vars(c).items()
+        if name.startswith("__") and name.endswith("__") and isinstance(value, FunctionType)
+    }  # fmt: skip
 
 
 def _names(code: CodeType) -> tuple[set[str], set[str]] | None:
@@ -72,12 +83,11 @@ def _names(code: CodeType) -> tuple[set[str], set[str]] | None:
     attributes: set[str] = set()
     variables: set[str] = set()
     for instruction in dis.get_instructions(code):
-        if instruction.opcode not in dis.hasname:
-            continue
-        if instruction.opname.startswith(("IMPORT", "STORE_GLOBAL", "DELETE_GLOBAL")):
+        if instruction.opname.startswith(_UNSEEN):
             return None
-        loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-        (variables if loads else attributes).add(str(instruction.argval))
+        if instruction.opcode in dis.hasname:
+            loads = instruction.opname in _LOADS_OF_VARIABLES
+            (variables if loads else attributes).add(str(instruction.argval))
     for inner in (c for c in code.co_consts if isinstance(c, CodeType)):
         found = _names(inner)
         if found is None:
@@ -88,8 +98,11 @@ def _names(code: CodeType) -> tuple[set[str], set[str]] | None:
 
 
 def _can_be_followed(function: Any) -> bool:
-    """Whether it is a plain function that holds nothing but its own class, for ``super()``."""
+    """Whether it is a plain function that holds nothing but plain defaults and its class, for ``super()``."""
     if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        return False
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    if not all(_is_plain(value) or _of_a_library(value) for value in defaults):
         return False
     return set(function.__code__.co_freevars) <= {"__class__"}
 
@@ -113,6 +126,9 @@ def _global(value: Any) -> list[Any] | None:
     """The function behind a global variable, if there is one to follow; None where it cannot be followed."""
     if isinstance(value, ModuleType):
         return [] if value.__name__.split(".")[0] in _LIBRARIES else None
+    name = getattr(value, "__name__", "")
+    if name in _BY_STRING or (isinstance(value, FunctionType) and value is getattr(nn.Module, name, None)):
+        return None
     if _is_plain(value) or _of_a_library(value):
         return []
     return [value] if isinstance(value, FunctionType) else None
@@ -125,7 +141,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _of_a_library(value: Any) -> bool:
+    """Whether it is a function, class or object of a library; one that holds somebody's function is not."""
     if isinstance(value, BuiltinFunctionType):
         return True
+    if isinstance(value, partial):
+        return False
     module = getattr(value, "__module__", None)
     return isinstance(module, str) and module.split(".")[0] in (*_LIBRARIES, "builtins")

@@ -6,6 +6,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -79,6 +80,7 @@ class Recorder(TorchDispatchMode):
         self.alive: list[Tensor] = []  # ids are only unique among living tensors
         self.writer: dict[int, tuple[int, int]] = {}  # storage -> (value, id) of the last write into it
         self.next_value = 0
+        self.holds_values = False  # whether some tensor is not on the meta device
 
     # -- values ---------------------------------------------------------------------------------
 
@@ -86,6 +88,7 @@ class Recorder(TorchDispatchMode):
         """Number what ``tensor`` holds from now on."""
         if id(tensor) not in self.values:
             self.alive.append(tensor)
+        self.holds_values |= not tensor.is_meta
         value = self.next_value
         self.next_value += 1
         self.values[id(tensor)] = value
@@ -141,6 +144,8 @@ class Recorder(TorchDispatchMode):
 
     def drop_values(self) -> None:
         """After the run: put meta tensors in the place of those that the kept calls hold."""
+        if not self.holds_values:
+            return
         for call in self.record.first_calls.values():
             call.args, call.kwargs, call.returned = _to_meta((call.args, call.kwargs, call.returned))
 
@@ -312,13 +317,17 @@ def _names_given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     An unreadable signature gives none.
     """
     try:
-        # A rewritten forward stands at the module itself and takes no self.
-        own = "forward" in vars(module)
-        signature = inspect.signature(module.forward) if own else _signature(type(module).forward)
-        bound = signature.bind_partial(*args if own else (module, *args), **kwargs)
+        forward = vars(module).get("forward")
+        if isinstance(forward, FunctionType | MethodType):  # somebody's own takes no self
+            signature, first = inspect.signature(forward), ()
+        else:
+            rewritten = forward is not None
+            signature = _signature(type(forward).__call__ if rewritten else type(module).forward)
+            first = (forward if rewritten else module,)
+        bound = signature.bind_partial(*first, *args, **kwargs)
     except (TypeError, ValueError):
         return []
-    given = list(bound.arguments.items())[0 if own else 1 :]
+    given = list(bound.arguments.items())[len(first) :]
     return [name for name, value in given if value is not signature.parameters[name].default]
 
 

@@ -20,6 +20,7 @@ import torch
 from timm.models._features_fx import get_notrace_functions
 from torch import Tensor, fx, nn
 from torch.fx.proxy import ParameterProxy
+from torch.utils._pytree import tree_leaves
 
 from irnet_convert.errors import RewriteError
 
@@ -30,6 +31,8 @@ class UntraceableError(Exception):
 
 #: The graph for evaluation (False) and the one for training (True); they may be one and the same.
 Graphs = dict[bool, fx.Graph]
+#: Renderings by what the graph says.
+Rendered = dict[object, Any]
 
 
 def distinct(graphs: Graphs) -> list[fx.Graph]:
@@ -184,9 +187,9 @@ class GraphForward:
     parameters. Deep copies and pickles bind to the copied module.
     """
 
-    def __init__(self, owner: nn.Module, graphs: Graphs) -> None:
+    def __init__(self, owner: nn.Module, graphs: Graphs, known: Rendered | None = None) -> None:
         self.owner = owner
-        codes = {id(graph): _rendered(graph) for graph in distinct(graphs)}
+        codes = {id(graph): _rendered(graph, known) for graph in distinct(graphs)}
         self.sources = {mode: codes[id(graph)].src for mode, graph in graphs.items()}
         self.names = {mode: dict(codes[id(graph)].globals) for mode, graph in graphs.items()}
         self.inputs = [n.target for n in graphs[False].nodes if n.op == "placeholder"]
@@ -268,9 +271,24 @@ class GraphForward:
         self._compile()
 
 
-def _rendered(graph: fx.Graph) -> Any:
+def _rendered(graph: fx.Graph, known: Rendered | None) -> Any:
+    """Fx's rendering of a graph; of graphs that are alike, such as those of a network's blocks, once."""
+    key = None if known is None else _text_of(graph)
+    if known is not None and key in known:
+        return known[key]
     graph.lint()
-    return graph.python_code("self")
+    found = graph.python_code("self")
+    if known is not None and key is not None:
+        known[key] = found
+    return found
+
+
+def _text_of(graph: fx.Graph) -> object | None:
+    """What two graphs share only if they are rendered alike; None where that cannot be told."""
+    leaves = [leaf for n in graph.nodes for leaf in tree_leaves((n.args, n.kwargs))]
+    if not all(isinstance(leaf, fx.Node | bool | int | float | str | torch.dtype | None) for leaf in leaves):
+        return None
+    return tuple((n.op, n.target, n.name, n.type, repr((n.args, n.kwargs))) for n in graph.nodes)
 
 
 @functools.lru_cache(maxsize=512)
@@ -300,9 +318,15 @@ class _Module:
         return importlib.import_module(value.name) if isinstance(value, _Module) else value
 
 
-def install(owner: nn.Module, graphs: Graphs) -> None:
-    """Make ``graphs`` the forward of this one instance."""
-    owner.forward = GraphForward(owner, graphs)
+def install(owner: nn.Module, graphs: Graphs, known: Rendered | None = None) -> None:
+    """Make ``graphs`` the forward of this one instance.
+
+    Args:
+        owner: the module.
+        graphs: its graphs.
+        known: renderings of other graphs; new ones are added.
+    """
+    owner.forward = GraphForward(owner, graphs, known)
 
 
 def insert_input(graph: fx.Graph, name: str) -> fx.Node:

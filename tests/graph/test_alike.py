@@ -1,6 +1,8 @@
 """Traced forwards against the forwards themselves, run alone; and which modules share one trace."""
 
 import copy
+import functools
+import operator
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from irnet_convert.graph.alike import does_the_same
 from irnet_convert.graph.example import example_of
 from irnet_convert.graph.kind import kind_of
 from irnet_convert.graph.prove import distrust_wrong_traces
+from irnet_convert.graph.reads import names_read_by
 from irnet_convert.graph.record import record
 from irnet_convert.graph.survey import survey
 from irnet_convert.graph.traced import UntraceableError, distinct, trace
@@ -204,28 +207,105 @@ class Listed(nn.Module):
         return x
 
 
+class Plain(Block):
+    """Calls the built-in float; every module has a method of that name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) * float(x.ndim)
+
+
 class Importing(Block):
     """What it imports could read anything."""
 
     def forward(self, x: Tensor) -> Tensor:
         import math
 
-        return super().forward(x) * math.pi
+        return self.norm(self.conv(x)) * math.pi
 
 
 class InAnotherType(Block):
-    """``float`` is the method here, which reaches all that is inside."""
+    """Here float is the method, which reaches all that is inside."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + next(self.float().parameters()).sum()
+        self.float()
+        return self.norm(self.conv(x))
+
+
+class Matching(Block):
+    """The attribute that it reads stands in a constant of its code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.conv:
+            case nn.Conv2d(out_channels=width):
+                return self.norm(self.conv(x)) / width
+        return x
+
+
+class Fetching(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) / operator.attrgetter("out_" + "channels")(self.conv)
+
+
+class ByDefault(Block):
+    """A function of which its code knows no name."""
+
+    def forward(self, x: Tensor, read: Any = _width) -> Tensor:
+        return self.norm(self.conv(x)) / read(self.conv)
+
+
+class ByPart(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) / _width_in_part()
+
+
+class ByOperator(Block):
+    """Python itself asks for its length."""
+
+    def __len__(self) -> int:
+        return self.conv.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) / len(self)
+
+
+class Borrowed(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) * len(list(_of_module(self)))
+
+
+_width_in_part = functools.partial(_width, nn.Conv2d(1, 1, 1))
+_of_module = nn.Module.named_parameters
+
+
+def test_code_that_can_be_followed_is() -> None:
+    assert names_read_by(Plain) == {"norm", "conv", "ndim"}
+    assert kind_of(Plain(), {"x"}) == kind_of(Plain(width=8), {"x"})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Importing,
+        InAnotherType,
+        Matching,
+        Fetching,
+        ByDefault,
+        ByPart,
+        ByOperator,
+        Borrowed,
+        ByString,
+        Walking,
+    ],
+)
+def test_code_that_cannot_be_followed(kind: type[Block]) -> None:
+    assert names_read_by(kind) is None
+    assert kind_of(kind(), {"x"}) != kind_of(kind(width=8), {"x"})
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         (Block(), Block(gain=3.0)),
-        (Importing(), Importing(width=8)),
-        (InAnotherType(), InAnotherType(width=8)),
         (Block(), Block().eval()),
         (Block(gain=(1, [2])), Block(gain=(1, [3]))),
         (Sized(), Sized(width=8)),
