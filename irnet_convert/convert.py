@@ -99,11 +99,12 @@ def binarize(
     found = survey(model, example_input)
     made = decide(found, chosen, rewrites)
     if not made.binarized:
-        kept = sorted({d.reason for d in made.decisions})
+        kept = [*sorted({d.reason for d in made.decisions}), *made.notes]
         raise PolicyError(
             f"no layer of {type(model).__name__} would be binarized: {'; '.join(kept) or 'it has no layer'}",
             expected="a policy and a model with at least one layer to binarize",
-            mend="print(irnet_convert.plan(model)) shows the reason for each layer; adapt the policy",
+            mend="print(irnet_convert.plan(model)), with the same example_input, shows the reason for each "
+            "layer; adapt the policy, or the model's forward",
         )
     target = model if inplace else _copied(model)
     with Undo() as undo:

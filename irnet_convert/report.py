@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from irnet_convert.graph.apply import PLAN_ATTRIBUTE
-from irnet_convert.graph.example import Example, example_of
+from irnet_convert.graph.example import Example, example_of, is_detector
 from irnet_convert.graph.flow import is_barrier
 from irnet_convert.graph.ops import DROP, REARRANGE
 from irnet_convert.graph.plan import Plan
@@ -63,6 +63,7 @@ class Summary:
         layers: one row per layer.
         uncounted: operator → how often it ran, for what neither flops nor bops holds: attention products,
             products with parameters that belong to no layer, and element-wise work.
+        sample: what one sample was, where it is not the example's.
     """
 
     params: int
@@ -75,6 +76,7 @@ class Summary:
     ops: float
     layers: tuple[LayerSummary, ...]
     uncounted: dict[str, int]
+    sample: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON-ready data."""
@@ -87,7 +89,8 @@ class Summary:
 
     def __rich__(self) -> Table:
         columns = ("layer", "W/A", "params", "memory", "FLOPs", "BOPs")
-        table = Table(title="per input sample; one multiply-add counts as one", title_justify="left")
+        sample = f"per {self.sample}" if self.sample else "per input sample"
+        table = Table(title=f"{sample}; one multiply-add counts as one", title_justify="left")
         for i, column in enumerate(columns):
             table.add_column(column, justify="left" if i < 2 else "right", overflow="fold")
         for r in self.layers:
@@ -123,7 +126,8 @@ def summarize(model: nn.Module, example_input: Any = None) -> Summary:
 
     Returns:
         A Summary; printing it shows a table. Operations are for one sample: those of the example divided by
-        its batch size.
+        its batch size. A detection model of torchvision is counted on an image of 128×128 pixels in which its
+        heads look at one place, whatever the example is.
 
     Raises:
         RecordError: the model does not run on the example, or none is known.
@@ -150,6 +154,7 @@ def summarize(model: nn.Module, example_input: Any = None) -> Summary:
         ops=flops + bops / BOPS_PER_OP,
         layers=layers,
         uncounted=_uncounted(rec, counted),
+        sample="image of 128×128 pixels with one proposal" if is_detector(model) else None,
     )
 
 

@@ -28,10 +28,13 @@ from irnet_convert.packed.model import PackedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of one benchmark, as the command line has them."""
+    """The options of one benchmark, as the command line has them.
+
+    ``against`` None is PyTorch, where the full-precision model is known.
+    """
 
     name: str
-    against: list[str]
+    against: list[str] | None
     threads: int = 1
     batch: int = 1
     layers: bool = False
@@ -78,14 +81,14 @@ def _run(request: Request, folder: Path, progress: Callable[[str], None]) -> Res
     size = _image_size(request, subject.packed)
     torch.manual_seed(0)
     images = torch.randn(request.batch, *size)
-    needs_dense = any(name != "openvino" for name in request.against)
+    against = request.against
+    if against is None:
+        against = ["torch"] if subject.dense_name else []
     dense = None
-    if needs_dense and subject.dense_name:
+    if subject.dense_name and any(name != "openvino" for name in against):
         dense = model_named(subject.dense_name, subject.dense_kwargs).eval()
     match = Match(packed=subject.packed, dense=dense, images=images, threads=request.threads, folder=folder)
-    timings = time_in_turns(
-        contestants(match, request.against, progress), seconds=request.seconds, progress=progress
-    )
+    timings = time_in_turns(contestants(match, against, progress), seconds=request.seconds, progress=progress)
     progress("timing steps")
     steps = step_times(subject.packed, images)
     kernel = engine.isa_in_use()
@@ -192,6 +195,11 @@ def _facts(
     warnings = []
     if kernel == "reference":
         warnings.append(f"the reference in PyTorch ran, not native kernels: {engine.REMEDY}")
+    if request.against is None and not subject.dense_name:
+        warnings.append(
+            "the file does not say by what name its model can be built, so it ran alone: "
+            "bench timm/NAME compares with PyTorch, --against openvino with OpenVINO"
+        )
     if report.operators:
         kept = ", ".join(f"{n} {op}" for op, n in report.operators.items())
         warnings.append(f"in PyTorch, outside the fused regions: {kept}")
@@ -210,7 +218,7 @@ def _from_fresh_processes(
     facts = {"load to first result": loaded}
     if found["peak"] >= 0:
         memory = f"{found['peak'] / 1e6:.1f} MB"
-        if subject.dense_name and "torch" in request.against:
+        if subject.dense_name and (request.against is None or "torch" in request.against):
             progress("loading the full-precision model in a fresh process")
             dense = _measured("torch", subject.dense_name, shape, str(request.threads), subject.dense_kwargs)
             memory += f" (torch {dense['peak'] / 1e6:.1f} MB)"

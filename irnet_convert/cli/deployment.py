@@ -91,12 +91,13 @@ def bench(
         ),
     ],
     against: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Comma-separated: torch, compile, onnxruntime, onnxruntime-int8, openvino (the binary "
-            "network), openvino-fp32, openvino-int8; '' for none."
+            "network), openvino-fp32, openvino-int8; '' for none. Default: torch, where the "
+            "full-precision model is known.",
         ),
-    ] = "torch",
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads of every contestant.", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="Images a call.", min=1)] = 1,
     chart: Annotated[bool, typer.Option("--chart", help="Show bars.")] = False,
@@ -127,10 +128,10 @@ def bench(
     from irnet_convert.cli.bench import Request, run
 
     _check_real(real_dtype)
+    names = None if against is None else [a for a in against.split(",") if a]
     request = Request(
-        name=name, against=[a for a in against.split(",") if a], threads=threads, batch=batch, layers=layers,
-        fresh=fresh, seconds=seconds, real_dtype=real_dtype, input_size=input_size, kwargs=kwargs,
-        chart=chart, stem_bits=stem_bits,
+        name=name, against=names, threads=threads, batch=batch, layers=layers, fresh=fresh, seconds=seconds,
+        real_dtype=real_dtype, input_size=input_size, kwargs=kwargs, chart=chart, stem_bits=stem_bits,
     )  # fmt: skip
     with out.status("starting") as status:
         found = run(request, status.update)

@@ -186,13 +186,19 @@ def _side_of_weights(model: nn.Module) -> int | None:
 _DETECTION_SIDE = 128
 
 
+def is_detector(model: nn.Module) -> bool:
+    """Whether it is a detection model of torchvision, which resizes its images itself."""
+    kind = type(getattr(model, "transform", None))
+    return kind.__module__.startswith("torchvision.models.detection")
+
+
 @contextmanager
 def small_detection_images(model: nn.Module) -> Iterator[None]:
     """Let a torchvision detection model run on little: its transform enlarges images to 800 pixels, and its
     proposal network passes on a thousand boxes.
     """
     transform, rpn = getattr(model, "transform", None), getattr(model, "rpn", None)
-    if not type(transform).__module__.startswith("torchvision.models.detection"):
+    if not is_detector(model):
         yield
         return
     changes = [(transform, "min_size", (_DETECTION_SIDE,)), (transform, "max_size", _DETECTION_SIDE)]

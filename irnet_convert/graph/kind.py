@@ -61,13 +61,15 @@ def _facts_read(module: nn.Module) -> list[Any] | None:
 def _facts_of_child(name: str, child: nn.Module | None, names: frozenset[str]) -> list[Any] | None:
     """What can be seen of a child that is called, asked for its mode or iterated over, and no more.
 
-    None if it has an attribute of a name that the parent's code reads somewhere: then it may be the child's.
+    All that there is, if it has an attribute of a name that the parent's code reads somewhere: then it may be
+    the child's. None where that is not plain.
     """
     if child is None:
         return [name, None]
     own = {*vars(child), *child._parameters, *child._buffers, *child._modules, *_class_names(type(child))}
     if names & (own - {"training"}):
-        return None
+        everything = _facts(child)
+        return None if everything is None else [name, type(child), everything]
     if not _is_container(child):
         return [name, type(child), child.training]
     inside = [_facts_of_child(n, c, names) for n, c in child._modules.items()]

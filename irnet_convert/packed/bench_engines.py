@@ -51,8 +51,8 @@ class Match:
         if self.dense is None:
             raise ArgumentError(
                 f"--against {name} for a packed file that does not say which model it was",
-                expected="a model by name, as in timm/resnet18, or a file packed from one",
-                mend="leave it out, or bench the model by its name",
+                expected="a model by name, as in timm/resnet18, or a file packed from a run of one",
+                mend="bench the model by its name, or the file against openvino or nothing: --against ''",
             )
         return self.dense
 

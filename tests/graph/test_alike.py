@@ -10,6 +10,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.ao.nn.quantized import FloatFunctional
 
 from irnet_convert import binarize, plan
 from irnet_convert.graph.alike import does_the_same
@@ -350,6 +351,24 @@ def test_a_forward_of_an_instance_of_its_own_is_no_other_modules(wrapped: int) -
         found.graphs(f"blocks.{wrapped}")
     assert found.graphs(f"blocks.{1 - wrapped}")
     assert calls
+
+
+class Adding(Block):
+    """Calls a method of a child, whose name is the child's too: all of that child counts, and no other."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__(width)
+        self.add = FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add.add(self.norm(self.conv(x)), x)
+
+
+def test_a_child_whose_method_is_called_counts_as_a_whole() -> None:
+    one, other = Adding(), Adding(width=8)
+    assert kind_of(one, {"x"}) == kind_of(other, {"x"}) is not None
+    other.add.eval()
+    assert kind_of(one, {"x"}) != kind_of(other, {"x"})
 
 
 def test_real_blocks_share_their_traces_whatever_their_width() -> None:

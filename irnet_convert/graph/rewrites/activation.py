@@ -52,12 +52,12 @@ def collect(survey: Survey, binary: Mapping[str, int]) -> Findings:
     whole = _whole_modules(survey, needed)
     edits: dict[Edit, None] = {}
     places = [places_of(rec) for rec in survey.records]
-    for changed, rec, nodes, here in zip(found.changed, survey.records, needed, places, strict=True):
+    for changed, nodes, here in zip(found.changed, needed, places, strict=True):
         for node in nodes:
             if node.index in changed:
                 continue
             edit = Edit(rewrite=_NAME, form="module", owner=node.owner) if node.owner in whole else None
-            edit = edit or _in_graph(survey, rec, node)
+            edit = edit or _in_graph(survey, node, found.notes)
             if edit is not None:
                 edits[edit] = None
                 changed.update(n.index for n in covered(here, edit))
@@ -95,7 +95,7 @@ def _whole_modules(survey: Survey, needed: list[list[Node]]) -> set[str]:
     return {path for path, wanted in calls.items() if all(wanted)}
 
 
-def _in_graph(survey: Survey, rec: Record, node: Node) -> Edit | None:
+def _in_graph(survey: Survey, node: Node, notes: list[str]) -> Edit | None:
     if _is_relu_module(survey, node.owner):
         if len(node.frames) < 2:
             return None
@@ -107,7 +107,11 @@ def _in_graph(survey: Survey, rec: Record, node: Node) -> Edit | None:
         edit = Edit(rewrite=_NAME, form="function", owner=node.owner, target=node.op, ordinal=node.ordinal)
     try:
         graphs = survey.graphs(edit.owner)
-    except UntraceableError:
+    except UntraceableError as reason:
+        where = f"the forward of {edit.owner or 'the model'} cannot be traced: {reason}"
+        note = f"{node.op} in {node.owner or 'the model'} stays, since {where}; an nn.ReLU needs no trace"
+        if note not in notes:
+            notes.append(note)
         return None
     module = survey.model.get_submodule(edit.owner)
     found = [find(g, module, edit, survey.model) is not None for g in distinct(graphs)]
