@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from irnet_convert.convert import binarize
@@ -165,3 +166,11 @@ def test_binary_convolutions_of_every_dimension(dims: int) -> None:
     assert (rows["2"].flops, rows["4"].flops) == (0, 0)
     assert rows["4"].binary_params == 6 * 2 * 2**dims
     assert rows["4"].kind == f"BinaryConvTranspose{dims}d"
+
+
+def test_a_detector_says_what_it_was_counted_on() -> None:
+    detector = torchvision.models.get_model(
+        "ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None
+    )
+    assert "128×128" in str(summarize(detector))
+    assert "per input sample" in str(summarize(net(), X))

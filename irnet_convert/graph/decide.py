@@ -115,14 +115,17 @@ def _settle(
 
     Each round may only keep more layers, so the loop ends.
     """
+    stays: dict[str, None] = {}  # why a layer was kept in an earlier round is still to be said in the last
     while True:
         binary = {p: rule.act_bits for p, rule in rules.items() if rule is not None and reasons[p] is None}
         found = {name: REWRITES[name].collect(survey, binary) for name in names}
+        stays.update(dict.fromkeys(found["activation"].notes if "activation" in found else ()))
         blocked = {p: why for f in found.values() for p, why in f.blocked.items()}
         blocked |= _still_non_negative(survey, binary, found.get("activation") or found.get("rprelu"))
         if not blocked:
             edits = [edit for name in names for edit in found[name].edits]
-            return edits, [note for name in names for note in found[name].notes]
+            notes = [note for name in names if name != "activation" for note in found[name].notes]
+            return edits, [*stays, *notes]
         for path, why in blocked.items():
             reasons[path] = why
 

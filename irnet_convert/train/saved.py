@@ -114,7 +114,8 @@ def evaluate_run(run_dir: str | Path, overrides: Iterable[str] = ()) -> dict[str
     recipe = Recipe.from_dict(
         apply_overrides(recipe.to_dict(), overrides), source=f"{run_dir} with overrides"
     )
-    model = load(run_dir)
+    # In the memory format of training: sums in the same order, the same numbers.
+    model = load(run_dir).to(memory_format=torch.channels_last)
     accelerator = make_accelerator(precision=recipe.precision)  # any number of processes counts the same
     loader, _ = make_eval_loader(
         recipe, processes=accelerator.num_processes, process_index=accelerator.process_index

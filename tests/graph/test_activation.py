@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from irnet_convert.convert import binarize, plan, plan_of
+from irnet_convert.errors import PolicyError
 from irnet_convert.layers import BinaryLayer, Hardtanh
 from irnet_convert.policy import Policy, Rule
 
@@ -274,3 +275,21 @@ def test_hardtanh_and_leaky_relu_stay() -> None:
         assert student.act is not act
         assert type(student.act) is type(act)
         assert all(e.rewrite != "activation" for e in plan_of(student).edits)
+
+
+class Functional(Net):
+    """Its forward cannot be traced, and its ReLU is a function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.head((self.middle(x) * float(x.mean())).mean((2, 3)))
+
+
+def test_a_relu_that_cannot_be_exchanged_is_said() -> None:
+    (note,) = plan(Functional(), example_input=X).notes
+    assert "relu in the model stays" in note
+    assert "float()" in note
+    assert "nn.ReLU" in note
+    with pytest.raises(PolicyError, match="float") as error:
+        binarize(Functional(), example_input=X)
+    assert "example_input" in error.value.mend
