@@ -106,7 +106,8 @@ def prove(model: nn.Module, plan: Plan, survey: Survey) -> None:
     """
     called: set[str] = set()
     twin, free = Twin(model), _depends_on_data(survey)
-    alike = all(len(distinct(survey.traces.get(owner, {}))) < 2 for owner in plan.traced)
+    traces = survey.traces
+    alike = all(owner in traces and len(distinct(traces[owner])) == 1 for owner in plan.traced)
     for before in survey.records:
         if free and alike and called.issuperset(d.path for d in plan.binarized):
             break
