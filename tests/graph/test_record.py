@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from irnet_convert.errors import RecordError
 from irnet_convert.graph import record as record_module
@@ -113,3 +114,28 @@ def test_shapes_params_and_arguments() -> None:
     assert (layer.layer, product.op) == ("layer", "mul")
     assert rec.shapes[layer.inputs[0]] == (3, 4)
     assert [rec.shapes[v] for v in rec.outputs] == [(3, 6)]
+
+
+class Choosing(nn.Module):
+    """Needs values: how many rows it takes hangs on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x[x.sum(1).nonzero()[:, 0]])
+
+
+def test_a_recording_with_values_keeps_none() -> None:
+    rec = record(Choosing(), example_of(Choosing(), torch.ones(3, 4)))
+    assert rec.by_value
+    kept = [
+        leaf
+        for call in rec.first_calls.values()
+        for leaf in tree_leaves((call.args, call.kwargs, call.returned))
+        if isinstance(leaf, Tensor)
+    ]
+    assert kept
+    assert all(leaf.is_meta for leaf in kept)
