@@ -11,9 +11,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from chosen_cases import decided
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from program_cases import Case, Made, case_of, decided, programs
+from program_cases import Case, Made, case_of, programs
 from torch import Tensor
 
 from irnet_convert.packed.encode import encode

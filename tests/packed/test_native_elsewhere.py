@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from chosen_cases import assert_same, chained_case
 from native_cases import build, make_cases, read_outputs, run, write_cases
-from program_cases import Case, assert_same, chained_case
+from program_cases import Case
 from torch import Tensor
 
 from irnet_convert.packed import engine

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from chosen_cases import assert_same, chained_case, decided
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from program_cases import Made, assert_same, case_of, chained_case, decided, programs
+from program_cases import Made, case_of, programs
 
 from irnet_convert.packed import engine
 from irnet_convert.packed.bits import pack_bits

@@ -10,10 +10,11 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
+from chosen_cases import assert_same, decided, pooling_cases
 from hypothesis import assume, given, reject, settings
 from openvino import opset14
 from packed_cases import packed_of, small_resnet
-from program_cases import Case, Made, assert_same, case_of, decided, pooling_cases, programs
+from program_cases import Case, Made, case_of, programs
 from torch import Tensor
 
 from irnet_convert.errors import ArgumentError, MissingExtraError, PackedFileError, PackError

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from chosen_cases import assert_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program_cases import assert_same, case_of, programs
+from program_cases import case_of, programs
 
 from irnet_convert import BinaryConv2d, BinaryLinear
 from irnet_convert.errors import ArgumentError

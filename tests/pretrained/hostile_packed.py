@@ -6,6 +6,7 @@ malice.
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 from collections.abc import Callable
@@ -18,24 +19,20 @@ from safetensors.torch import save_file
 from irnet_convert.packed.container import read_sealed, write_sealed
 
 
-def _network(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+def _json(key: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """One of the file's JSON texts, changed as somebody wants it."""
+
     def spoil(path: Path) -> None:
         tensors, texts = read_sealed(path)
-        data = json.loads(texts["network"])
+        data = json.loads(texts[key])
         change(data)
-        write_sealed(path, tensors, {**texts, "network": json.dumps(data)})
+        write_sealed(path, tensors, {**texts, key: json.dumps(data)})
 
     return spoil
 
 
-def _program(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
-    def spoil(path: Path) -> None:
-        tensors, texts = read_sealed(path)
-        data = json.loads(texts["program0"])
-        change(data)
-        write_sealed(path, tensors, {**texts, "program0": json.dumps(data)})
-
-    return spoil
+_network = functools.partial(_json, "network")
+_program = functools.partial(_json, "program0")
 
 
 def _many_steps(program: dict[str, Any]) -> None:
