@@ -74,6 +74,8 @@ class Recipe(Block):
         precision: of the student's and the teacher's arithmetic.
         seed: of everything random.
         processes: if set, a world of another size is an error.
+        shard: spread parameters, gradients and optimizer state over the processes (FSDP2), of which there
+            must be several; every process holds the teacher, and while it evaluates the student, whole.
         checkpoint: how often, how many.
         tracking: ``jsonl`` (always written) and optionally ``tensorboard``.
         output: run directory; null is ``runs/NAME``.
@@ -106,6 +108,7 @@ class Recipe(Block):
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     seed: int = Field(default=0, ge=0, lt=2**32)
     processes: Count | None = None
+    shard: bool = False
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: tuple[Literal["jsonl", "tensorboard"], ...] = ("jsonl",)
     output: PathText | None = None
@@ -227,6 +230,8 @@ class Recipe(Block):
         if self.policy is None and self.latents is not None and not self.model.is_saved:
             raise refuse("latents", "is set, but policy is null, so there are none", "latents: null")
         self._stages_fit()
+        if self.shard and self.precision == "fp16":
+            raise refuse("precision", "is 'fp16' with shard: true", "bf16, fp32 or fp64")
         if self.mixup is not None and self.batch_size % 2:
             raise refuse("batch_size", f"is {self.batch_size}", "an even number, which mixup needs")
         return self

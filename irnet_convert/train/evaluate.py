@@ -87,7 +87,8 @@ def evaluate_unless(
         accelerator, device = where, where.device
     else:
         accelerator, device = None, torch.device(where) if where is not None else own.device
-    model.to(device)
+    if any(tensor.device != device for tensor in (*model.parameters(), *model.buffers())):
+        model.to(device)  # which would shard a sharded one again that is whole for now
     totals, stopped = torch.zeros(4, dtype=torch.float64), False
     with evaluating(model), accelerator.autocast() if accelerator else nullcontext():
         for images, labels in loader:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from timm.utils.distributed import distribute_bn
 
 from irnet_convert.train.batchnorm import reestimate_unless
+from irnet_convert.train.sharding import whole
 from irnet_convert.train.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ def judge(trainer: Trainer, stop: StopSignal) -> dict[str, float | int] | None:
         # Each process has seen other batches: the main process's statistics are those that are saved.
         for model in dict.fromkeys((trainer.student, trainer.judged)):
             distribute_bn(model, processes, reduce=False)
-    if not _reestimated(trainer, stop):
-        return None
-    return trainer.evaluate(trainer.judged, stop)
+    with whole(trainer.judged):  # processes evaluate as many batches as each has
+        if not _reestimated(trainer, stop):
+            return None
+        return trainer.evaluate(trainer.judged, stop)
 
 
 def _reestimated(trainer: Trainer, stop: StopSignal) -> bool:

@@ -55,6 +55,7 @@ def make_accelerator(
     precision: str = "fp32",
     accumulation: int = 1,
     processes: int | None = None,
+    sharded: bool = False,
     trackers: list[str] | None = None,
     run_dir: Path | None = None,
 ) -> Accelerator:
@@ -64,6 +65,7 @@ def make_accelerator(
         precision: ``fp32``, ``bf16``, ``fp16`` or ``fp64``.
         accumulation: micro-batches that make one step.
         processes: the number of processes that the recipe asks for; None takes any.
+        sharded: the recipe shards its network, which takes several.
         trackers: Accelerate's names of trackers.
         run_dir: where trackers write.
 
@@ -91,6 +93,12 @@ def make_accelerator(
         project_dir=str(run_dir) if run_dir else None,
     )
     check_world(accelerator.num_processes, processes)
+    if sharded and accelerator.num_processes == 1:
+        raise LaunchError(
+            "shard is true, and one process runs",
+            expected="several, over which the network is spread",
+            mend=f"{_command(2)}; or set shard=false",
+        )
     return accelerator
 
 
@@ -139,8 +147,8 @@ def _refuse_other_wishes(precision: str, accumulation: int) -> None:
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
             raise LaunchError(
                 f"accelerate launch was asked for {name}",
-                expected="the same whole network in every process (DDP)",
-                mend=_command("N"),
+                expected="processes alone: it is the recipe that shards a network (FSDP2), or does not (DDP)",
+                mend=f"set shard=true after the recipe, and {_command('N')}",
             )
     for option, key, variable, own in (
         ("--mixed_precision", "precision", "ACCELERATE_MIXED_PRECISION", MIXED[precision]),

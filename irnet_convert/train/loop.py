@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,18 +17,19 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from irnet_convert.data import Loaders
-from irnet_convert.errors import DataError, TrainingError
+from irnet_convert.errors import DataError
 from irnet_convert.layers import binary_layers, set_binarized, set_progress
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.dynamics import packed_signs, saturated_inputs, watched_inputs
 from irnet_convert.train.evaluate import evaluate_unless, reduced
 from irnet_convert.train.judge import judge
-from irnet_convert.train.notfinite import gradient_norm, last_good, locate, not_finite
+from irnet_convert.train.notfinite import gradient_norm, not_finite
 from irnet_convert.train.objective import Objective
 from irnet_convert.train.optim import make_mixup, make_optimizer, make_schedule
 from irnet_convert.train.record import epoch_record
-from irnet_convert.train.rundir import CHECKPOINTS, MetricsLog
+from irnet_convert.train.rundir import MetricsLog
 from irnet_convert.train.saving import save
+from irnet_convert.train.sharding import prepared, sync_gradients, whole
 from irnet_convert.train.signals import StopSignal, leave, shield_workers
 from irnet_convert.train.snapshot import Position
 from irnet_convert.train.stages import Stage, stage_at, stages_of
@@ -71,7 +72,7 @@ class Trainer:
         if recipe.ema is not None:
             self.ema = ModelEmaV3(student, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup)
         self.is_binary = any(True for _ in binary_layers(student))
-        self.wrapped: nn.Module = accelerator.prepare(self.student)
+        self.wrapped = prepared(accelerator, self.student, self.ema, sharded=recipe.shard)
         share = recipe.batch_size // recipe.grad_accumulation // accelerator.num_processes
         self.mixup = make_mixup(recipe.mixup, loaders.num_classes, share)
         self.objective: Objective | None = None
@@ -159,7 +160,8 @@ class Trainer:
         started, before = time.perf_counter(), self.totals.get("seconds", 0.0)
         self.wrapped.train()
         if self.position.step == 0:
-            self.signs = packed_signs(self.student)
+            with whole(self.student):
+                self.signs = packed_signs(self.student)
         self.loaders.set_epoch(self.position.epoch, self.position.step)
         micro_batches = iter(self.loaders.train)
         bar = tqdm(
@@ -195,6 +197,7 @@ class Trainer:
         last = self.position.step + 1 == self.loaders.steps_per_epoch
         for images, labels in batches:
             with self.accelerator.accumulate(self.wrapped):
+                sync_gradients(self.wrapped, self.accelerator.sync_gradients)
                 images, labels = self._prepared(images, labels)
                 fed.append(images)
                 with watched_inputs(self.student, last and len(fed) == len(batches)) as noted:
@@ -235,7 +238,9 @@ class Trainer:
 
     def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         device = self.accelerator.device
-        images = images.to(device, self.dtype, non_blocking=True)
+        # Sharded weights are contiguous, so it is the images that ask for channels last.
+        format = torch.channels_last if self.recipe.shard else torch.preserve_format
+        images = images.to(device, self.dtype, non_blocking=True, memory_format=format)
         labels = labels.to(device, non_blocking=True)
         return self.mixup(images, labels) if self.mixup is not None else (images, labels)
 
@@ -256,17 +261,8 @@ class Trainer:
         *means, length, stopping = reduced(self.accelerator, numbers, "mean").tolist()
         parts = {key: mean / self.recipe.grad_accumulation for key, mean in zip(sums, means, strict=True)}
         if not math.isfinite(parts["loss"] + length):
-            raise self._not_finite(parts, {"student": self.student, "teacher": self.teacher}, fed)
+            raise not_finite(self, parts, {"student": self.student, "teacher": self.teacher}, fed)
         return {**parts, "stop": stopping}
-
-    def _not_finite(
-        self, losses: dict[str, float], models: dict[str, nn.Module | None], fed: Iterable[Tensor]
-    ) -> TrainingError:
-        place = locate(models, fed, losses, lambda: self.accelerator.autocast())
-        # A batch is met in the step that was not finished, an evaluation after the last one.
-        step = self.position.total + ("evaluation loss" not in losses)
-        where = f"step {step} of {self.total_steps} (epoch {self.position.epoch + 1}, {losses})"
-        return not_finite(where, losses, place, last_good(self.run_dir / CHECKPOINTS))
 
     def _finish_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
         judgement = judge(self, stop)
@@ -274,7 +270,8 @@ class Trainer:
             self._save_and_leave(log, stop)  # the epoch's steps are done; what resumes evaluates first
         self.metrics["after"] = judgement
         if not math.isfinite(self.metrics["after"]["loss"]):
-            raise self._not_finite(
+            raise not_finite(
+                self,
                 {"evaluation loss": float(self.metrics["after"]["loss"])},
                 {"network": self.judged.eval()},
                 (images.to(self.accelerator.device, self.dtype) for images, _ in self.loaders.eval),

@@ -6,14 +6,20 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from irnet_convert.errors import CheckpointError, TrainingError
 from irnet_convert.train.checkpoint import list_checkpoints, load_checkpoint
+from irnet_convert.train.rundir import CHECKPOINTS
+from irnet_convert.train.sharding import whole
+
+if TYPE_CHECKING:
+    from irnet_convert.train.loop import Trainer
 
 
 def first_not_finite(model: nn.Module, images: Tensor) -> str | None:
@@ -79,14 +85,15 @@ def locate(
         autocast: the context in which the networks run.
     """
     mine = None
-    for images in batches:
-        for role, model in models.items():
-            with autocast():
-                place = first_not_finite(model, images) if model is not None and mine is None else None
-            if place is not None:
-                mine = place if place == "the images" else f"{place} of the {role}"
-        if mine is not None:
-            break
+    with whole(*models.values()):
+        for images in batches:
+            for role, model in models.items():
+                with autocast():
+                    place = first_not_finite(model, images) if model is not None and mine is None else None
+                if place is not None:
+                    mine = place if place == "the images" else f"{place} of the {role}"
+            if mine is not None:
+                break
     found = [place for place in gather_object([mine]) if place is not None]
     if found:
         return found[0]
@@ -98,8 +105,12 @@ def locate(
         name
         for model in models.values()
         for name, p in (model.named_parameters() if model is not None else ())
-        if p.grad is not None and not bool(p.grad.isfinite().all())
+        if p.grad is not None and not bool(_local(p.grad).isfinite().all())
     ]
+    if any(
+        isinstance(p, DTensor) for model in models.values() if model is not None for p in model.parameters()
+    ):
+        broken = [name for each in gather_object([broken]) for name in each]
     # Backward the last layers come first.
     return f"no layer's output, but the gradient of {broken[-1]!r}" if broken else "the gradients' norm"
 
@@ -112,7 +123,15 @@ def gradient_norm(model: nn.Module, *, scaled: bool) -> Tensor:
         scaled: the loss is scaled, and steps whose gradient overflows are skipped by design: 0.
     """
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    return torch.zeros(()) if scaled or not grads else torch.nn.utils.get_total_norm(grads)
+    if scaled or not grads:
+        return torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(grads)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Of a sharded tensor, this process's part."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def last_good(folder: Path) -> Path | None:
@@ -127,18 +146,29 @@ def last_good(folder: Path) -> Path | None:
     return None
 
 
-def not_finite(where: str, losses: Mapping[str, float], place: str, good: Path | None) -> TrainingError:
-    """The error of a step or an evaluation whose loss or gradient is not finite.
+def not_finite(
+    trainer: Trainer,
+    losses: Mapping[str, float],
+    models: Mapping[str, nn.Module | None],
+    fed: Iterable[Tensor],
+) -> TrainingError:
+    """The error of a step or an evaluation whose loss or gradient is not finite; all processes make it.
 
     Args:
-        where: the step, in words.
+        trainer: the run.
         losses: parts of the loss by name.
-        place: what :func:`locate` found.
-        good: what :func:`last_good` found.
+        models: by role, as :func:`locate` takes them.
+        fed: images (N, C, H, W) that this process has fed them.
     """
+    place = locate(models, fed, losses, lambda: trainer.accelerator.autocast())
+    good = last_good(trainer.run_dir / CHECKPOINTS)
     what = "loss" if not all(map(math.isfinite, losses.values())) else "gradient"
+    # A batch is met in the step that was not finished, an evaluation after the last one.
+    position = trainer.position
+    step = position.total + ("evaluation loss" not in losses)
     return TrainingError(
-        f"the {what} is not finite in {where}; what is not finite first: {place}",
+        f"the {what} is not finite in step {step} of {trainer.total_steps} (epoch {position.epoch + 1}, "
+        f"{losses}); what is not finite first: {place}",
         expected="a finite loss",
         mend="lower optimizer.lr, set clip_grad, or use precision=fp32; "
         + (

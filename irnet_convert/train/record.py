@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from irnet_convert.train.dynamics import describe_epoch
+from irnet_convert.train.sharding import whole
 
 if TYPE_CHECKING:
     from irnet_convert.train.loop import Trainer
@@ -26,7 +27,8 @@ def epoch_record(trainer: Trainer) -> dict[str, Any]:
     record |= {f"eval_{key}": value for key, value in trainer.metrics["after"].items()}
     if trainer.is_binary:
         ede = trainer.stage.spec.ede
-        record |= describe_epoch(trainer.student, trainer.signs, trainer.progress(), ede)
+        with whole(trainer.student):
+            record |= describe_epoch(trainer.student, trainer.signs, trainer.progress(), ede)
         record["saturated_inputs"] = trainer.saturated
     record["seconds"] = round(seconds, 3)
     record["samples_per_second"] = round(steps * trainer.recipe.batch_size / max(seconds, 1e-9), 1)

@@ -36,6 +36,7 @@ from irnet_convert.train.rundir import (
     write_description,
     write_weights,
 )
+from irnet_convert.train.sharding import gathered, whole
 from irnet_convert.train.signals import StopSignal, leave
 from irnet_convert.train.snapshot import restore
 from irnet_convert.train.start import make_ready
@@ -114,6 +115,7 @@ def train_taken(taken: TakenRecipe, *, resume: bool = False) -> Result:
         precision=recipe.precision,
         accumulation=recipe.grad_accumulation,
         processes=recipe.processes,
+        sharded=recipe.shard,
         trackers=trackers,
         run_dir=run_dir,
     )
@@ -221,7 +223,8 @@ def _evaluate_start(trainer: Trainer, log: MetricsLog, stop: StopSignal) -> None
     ):
         networks["before"] = trainer.student
     for name, network in networks.items():
-        found = trainer.evaluate(network, stop) if network is not None else {}
+        with whole(network):
+            found = trainer.evaluate(network, stop) if network is not None else {}
         if found is None:
             trainer.accelerator.print("Stopped before the first step; there is nothing to save yet.")
             leave(stop.received or signal.SIGTERM)
@@ -232,8 +235,9 @@ def _evaluate_start(trainer: Trainer, log: MetricsLog, stop: StopSignal) -> None
 
 def _finish(trainer: Trainer, log: MetricsLog, resumed_from: Path | None) -> Result:
     recipe, accelerator, metrics = trainer.recipe, trainer.accelerator, trainer.metrics
+    weights = gathered(trainer.judged.state_dict())
     if accelerator.is_main_process:
-        write_weights(trainer.run_dir, encode_tensors(trainer.judged.state_dict()))
+        write_weights(trainer.run_dir, encode_tensors(weights))
     log.write("final", trainer.position.total, **metrics, **_expectation(recipe, metrics))
     for tracker in accelerator.trackers:
         tracker.finish()

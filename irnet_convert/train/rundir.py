@@ -30,6 +30,7 @@ _FREE = (
     "description",
     "output",
     "processes",
+    "shard",
     "tracking",
     "expect",
     "checkpoint",

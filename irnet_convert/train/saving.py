@@ -30,10 +30,12 @@ def save(trainer: Trainer, log: MetricsLog) -> Path:
     folder, total = trainer.run_dir / CHECKPOINTS, trainer.position.total
     everyones = gather_object([rng_state(trainer.accelerator.device)])
     failed: CheckpointError | None = None
-    if trainer.accelerator.is_main_process:
+    is_main = trainer.accelerator.is_main_process
+    if is_main or trainer.recipe.shard:  # what is sharded is gathered by all
         try:
             state = snapshot(trainer, log.lines, everyones)
-            save_checkpoint(folder, total, state, keep=trainer.recipe.checkpoint.keep)
+            if is_main:
+                save_checkpoint(folder, total, state, keep=trainer.recipe.checkpoint.keep)
         except CheckpointError as error:
             failed = error
     # Left alone in a collective, the others would end with the backend's words, not with these.

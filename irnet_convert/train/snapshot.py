@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
 
 from irnet_convert.errors import CheckpointError
 from irnet_convert.train.checkpoint import Checkpoint
 from irnet_convert.train.rng import restore_rng
+from irnet_convert.train.sharding import gathered, spread, spread_state
 from irnet_convert.train.stages import stage_at
 from irnet_convert.train.trees import flatten, unflatten
 from irnet_convert.weights import load_strictly
@@ -42,7 +46,7 @@ def snapshot(trainer: Trainer, log_lines: int, everyones_rng: list[dict[str, Any
     scaler = trainer.accelerator.scaler
     tree, tensors = flatten(
         {
-            "optimizer": trainer.raw_optimizer.state_dict(),
+            "optimizer": gathered(trainer.raw_optimizer.state_dict()),
             "schedule": trainer.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "rng": everyones_rng,
@@ -58,9 +62,10 @@ def snapshot(trainer: Trainer, log_lines: int, everyones_rng: list[dict[str, Any
         "log_lines": log_lines,
         "tree": tree,
     }
-    files = {"model": dict(trainer.student.state_dict()), "state": tensors, "signs": trainer.signs}
+    model = gathered(dict(trainer.student.state_dict()))
+    files = {"model": model, "state": tensors, "signs": trainer.signs}
     if trainer.ema is not None:
-        files["ema"] = dict(trainer.ema.module.state_dict())
+        files["ema"] = gathered(dict(trainer.ema.module.state_dict()))
     return Checkpoint(state=state, tensors=files)
 
 
@@ -79,10 +84,10 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> int:
         tree = unflatten(state["tree"], tensors["state"])
         trainer.position = Position(**state["position"])
         trainer.begin(stage_at(trainer.stages, trainer.position.epoch))
-        load_strictly(trainer.student, tensors["model"], source=source)
+        _load(trainer.student, tensors["model"], source)
         if trainer.ema is not None:
-            load_strictly(trainer.ema.module, tensors["ema"], source=f"the average in {source}")
-        trainer.raw_optimizer.load_state_dict(tree["optimizer"])
+            _load(trainer.ema.module, tensors["ema"], f"the average in {source}")
+        trainer.raw_optimizer.load_state_dict(spread_state(tree["optimizer"], trainer.raw_optimizer))
         trainer.schedule.load_state_dict(tree["schedule"])
         if trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(tree["scaler"])
@@ -98,6 +103,10 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> int:
             expected="a checkpoint of the same recipe and version",
             mend="resume with the recipe and the version that it was saved with",
         ) from error
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    load_strictly(model, spread(tensors, model.state_dict()), source=source)
 
 
 def _restore_rng(trainer: Trainer, everyones: list[dict[str, Any]]) -> None:

@@ -57,11 +57,11 @@ class Whole:
 class Campaign:
     """Runs of one recipe with a number of processes, and what is killed among them."""
 
-    def __init__(self, folder: Path, processes: int, chance: random.Random) -> None:
+    def __init__(self, folder: Path, processes: int, shard: bool, chance: random.Random) -> None:
         self.folder, self.processes, self.chance = folder, processes, chance
         self.kills = self.halves = 0
         self.recipe = folder / "recipe.yaml"
-        self.recipe.write_text(yaml.safe_dump(RECIPE))
+        self.recipe.write_text(yaml.safe_dump({**RECIPE, "shard": shard}))
 
     def start(self, run_dir: Path, die_at: int | None) -> list[Any]:
         """All processes of a run that goes on where it is; the main one kills itself at an operation."""
@@ -127,9 +127,11 @@ def chance(processes: int) -> random.Random:
     return random.Random(f"{seed} {processes}")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_runs_that_are_killed_and_resumed_equal_one_that_never_was(tmp_path: Path, processes: int) -> None:
-    campaign = Campaign(tmp_path, processes, chance(processes))
+@pytest.mark.parametrize(("processes", "shard"), [(1, False), (2, False), (2, True)])
+def test_runs_that_are_killed_and_resumed_equal_one_that_never_was(
+    tmp_path: Path, processes: int, shard: bool
+) -> None:
+    campaign = Campaign(tmp_path, processes, shard, chance(processes))
     whole = campaign.whole()
     wanted = int(os.environ.get("IRNET_KILLS", "4" if processes == 1 else "3"))
     for number in range(1000):

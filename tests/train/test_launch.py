@@ -150,7 +150,7 @@ def test_a_world_size_without_a_launcher_is_an_error(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("ACCELERATE_USE_FSDP", "true", "asked for FSDP"),
+        ("ACCELERATE_USE_FSDP", "true", r"(?s)asked for FSDP.*set shard=true after the recipe"),
         ("ACCELERATE_MIXED_PRECISION", "bf16", "--mixed_precision bf16, and the recipe says no"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "3", "--gradient_accumulation_steps 3, and the recipe"),
     ],

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from accelerate import Accelerator
@@ -37,8 +38,9 @@ def run_two(folder: Path, *orders: dict[str, Any], recipe: dict[str, Any] = TINY
     return [(child.exitcode, said.read_text()) for child, said in zip(children, saids, strict=True)]
 
 
-def test_what_is_not_finite_in_the_other_process_is_located_there(tmp_path: Path) -> None:
-    for code, said in run_two(tmp_path, {}, {"poison_at": 6}):
+@pytest.mark.parametrize("shard", [False, True])
+def test_what_is_not_finite_in_the_other_process_is_located_there(tmp_path: Path, shard: bool) -> None:
+    for code, said in run_two(tmp_path, {}, {"poison_at": 6}, recipe={**TINY, "shard": shard}):
         assert code == 2, said
         assert "error: the gradient is not finite in step 6 of 8" in said
         assert "what is not finite first: the images" in said
@@ -46,8 +48,10 @@ def test_what_is_not_finite_in_the_other_process_is_located_there(tmp_path: Path
         assert "Traceback" not in said
 
 
-def test_a_disk_that_is_full_for_the_main_process_ends_both(tmp_path: Path) -> None:
-    for code, said in run_two(tmp_path, {"full_after": 5, "room": 10_000}, {}):
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_disk_that_is_full_for_the_main_process_ends_both(tmp_path: Path, shard: bool) -> None:
+    orders: tuple[dict[str, Any], ...] = {"full_after": 5, "room": 10_000}, {}
+    for code, said in run_two(tmp_path, *orders, recipe={**TINY, "shard": shard}):
         assert code == 2, said
         assert "step-000000008 could not be written (File too large)" in said
         assert "Traceback" not in said
@@ -74,7 +78,8 @@ def test_statistics_computed_anew_are_the_mean_over_both(tmp_path: Path) -> None
             torch.testing.assert_close(value, sums[name] / 2)
 
 
-def test_stages_and_rewrites_leave_no_parameter_without_a_gradient(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [False, True])
+def test_stages_and_rewrites_leave_no_parameter_without_a_gradient(tmp_path: Path, shard: bool) -> None:
     """DistributedDataParallel would wait for it: a scale beside real weights, a threshold of real inputs."""
     rules = [{"action": "keep", "position": "first"}, {"action": "binarize"}]  # the head too: it has a scale
     binarize = ("none", "activations", "weights", "both")
@@ -84,6 +89,7 @@ def test_stages_and_rewrites_leave_no_parameter_without_a_gradient(tmp_path: Pat
     recipe = {
         **{key: value for key, value in TINY.items() if key != "epochs"},
         "model": RESNET,
+        "shard": shard,
         "policy": rules,
         "rewrites": ["rprelu", "rsign", "shortcut"],
         "stages": stages,
