@@ -27,7 +27,7 @@ from irnet_convert.train.rundir import differing_keys
 HERE = Path(__file__).parent
 PAGE, LOGS, RUNS = HERE / "accuracy.md", HERE / "accuracy", Path("runs/accuracy")
 #: Keys of a recipe that are no part of what its figures mean.
-OWN = ("name", "description", "expect", "output", "processes", "tracking", "checkpoint", "seed")
+OWN = ("name", "description", "expect", "output", "processes", "shard", "tracking", "checkpoint", "seed")
 #: What a log here leaves out: values for each layer, which a run of one's own shows.
 PER_LAYER = ("flipped_layers", "saturated_layers", "saturated_inputs")
 
@@ -76,8 +76,14 @@ def check(run: dict[str, Any], where: Path) -> None:
 
 
 def trained(where: Path) -> dict[str, Any]:
-    """What a run was, every key of its recipe."""
-    return resolved(load_yaml(where.joinpath("recipe.yaml").read_bytes(), source=str(where)))
+    """What a run was, every key of its recipe; keys that came later are what they are when left out."""
+    return completed(load_yaml(where.joinpath("recipe.yaml").read_bytes(), source=str(where)))
+
+
+def completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as a log or a run's directory has it, maybe of an earlier version, with all keys."""
+    data = {"name": "of the run", **recipe["data"]}
+    return resolved(Recipe.from_dict({**recipe, "name": "run", "data": data}).to_dict())
 
 
 def resolved(recipe: dict[str, Any]) -> dict[str, Any]:
