@@ -33,6 +33,13 @@ _ARRAYS = (c_void_p,)
 _FUNCTIONS = {
     "irn_sign": (*2 * _ARRAYS, c_int64, c_int),
     "irn_surrogate": (*3 * _ARRAYS, c_int64, c_float, c_float, c_int),
+    "irn_encode": (*2 * _ARRAYS, c_int64, c_float, c_int),
+    "irn_coded_sign": (*2 * _ARRAYS, c_int64, c_int),
+    "irn_coded_surrogate": (*3 * _ARRAYS, c_int64, c_float, c_int),
+    "irn_inside": (*2 * _ARRAYS, c_int64, c_float, c_float, c_int),
+    "irn_where_inside": (*3 * _ARRAYS, c_int64, c_int),
+    "irn_counts": (*3 * _ARRAYS, c_int64, c_int64, c_int64, c_int),
+    "irn_from_counts": (*3 * _ARRAYS, c_int64, c_int64, c_int64, c_int),
     "irn_libra": (*3 * _ARRAYS, c_int64, c_int64, c_int),
     "irn_libra_gradient": (*4 * _ARRAYS, c_int64, c_int64, c_float, c_float, c_int),
     "irn_rprelu": (*5 * _ARRAYS, c_int64, c_int64, c_int64, c_int),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from irnet_convert.binary.codes import coded_sign, ede_coded_gradient, ede_encode
 from irnet_convert.binary.irnet import ede_schedule, libra_pb
 from irnet_convert.binary.sign import ede_gradient, ede_sign, sign
 from irnet_convert.errors import UnknownNameError, nearest
@@ -29,6 +30,10 @@ class Method:
         binarize_activation: (x, state (2,)) → ±1, shape and dtype of x; differentiable in x.
         surrogate: (x, gradient of its signs, state) → gradient of x: what ``binarize_activation`` does
             backward, for layers that compute the signs anew there.
+        encode: (x, state) → codes, uint8 of the shape of x: all that the two below want to know of x.
+        coded_sign: codes → the signs of x, in float32.
+        coded_surrogate: (codes, gradient of the signs, state) → gradient of x, in float32 at least: what
+            ``surrogate`` makes, but for the rounding of the codes.
         schedule: (fraction, t_min, t_max) → the two floats of the state after that fraction of the training.
             The values of the forward pass must not depend on the state.
         t_min: default of the schedule's lower bound.
@@ -41,6 +46,9 @@ class Method:
     binarize_weight: Callable[[Tensor, Tensor], Tensor]
     binarize_activation: Callable[[Tensor, Tensor], Tensor]
     surrogate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    encode: Callable[[Tensor, Tensor], Tensor]
+    coded_sign: Callable[[Tensor], Tensor]
+    coded_surrogate: Callable[[Tensor, Tensor, Tensor], Tensor]
     schedule: Callable[[float, float, float], tuple[float, float]]
     t_min: float
     t_max: float
@@ -54,6 +62,9 @@ METHODS: dict[str, Method] = {
         binarize_weight=libra_pb,
         binarize_activation=ede_sign,
         surrogate=ede_gradient,
+        encode=ede_encode,
+        coded_sign=coded_sign,
+        coded_surrogate=ede_coded_gradient,
         schedule=ede_schedule,
         t_min=0.1,
         t_max=10.0,

@@ -108,10 +108,15 @@ def ede_derivative(x: Tensor, ede: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     k, t = ede.to(dtype).unbind()
+    return bell(x.to(dtype), t, k * t)
+
+
+def bell(x: Tensor, t: Tensor, peak: Tensor | float) -> Tensor:
+    """peak·(1 − tanh²(t·x)), 0 at NaN; of one dtype, float32 at least."""
     # 1 − tanh²(y) = 4e/(1 + e)² with e = exp(−2|y|): no difference of two numbers near 1, which would have no
     # correct digit left at |y| = 8.
-    e = torch.exp(-2 * (t * x.to(dtype)).abs())
-    return ((4 * k * t) * e / (1 + e).square()).nan_to_num(nan=0.0)
+    e = torch.exp(-2 * (t * x).abs())
+    return ((4 * peak) * e / (1 + e).square()).nan_to_num(nan=0.0)
 
 
 def ede_sign(x: Tensor, ede: Tensor) -> Tensor:

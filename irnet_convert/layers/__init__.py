@@ -1,6 +1,7 @@
 """Binary layers: true subclasses of PyTorch's, one family a file."""
 
 from irnet_convert.layers.base import BinaryLayer
+from irnet_convert.layers.compact import set_compact
 from irnet_convert.layers.conv import BinaryConv1d, BinaryConv2d, BinaryConv3d
 from irnet_convert.layers.dense import Shift, Sign, SignedLayer
 from irnet_convert.layers.hardtanh import Hardtanh, hardtanh
@@ -49,5 +50,6 @@ __all__ = [
     "param_groups",
     "rescale_latents",
     "set_binarized",
+    "set_compact",
     "set_progress",
 ]

@@ -43,6 +43,7 @@ class BinaryLayer(PlainForm, SurrogateState):
         threshold: learnable, per input channel: +1 where the input is at least that; or None for 0.
         real_weights: the weights are used as they are for now: see ``set_binarized``.
         real_activations: the input is used as it is for now.
+        compact: one byte of each number of the input is kept for the backward pass: see ``set_compact``.
         progress: how much of the training is done, 0 to 1; read-only by habit, see :meth:`set_progress`.
         t_min: lower bound of the surrogate's schedule.
         t_max: upper bound of the surrogate's schedule.
@@ -58,6 +59,7 @@ class BinaryLayer(PlainForm, SurrogateState):
     trailing: ClassVar[int] = 0
     real_weights: bool = False
     real_activations: bool = False
+    compact: bool = False
 
     method: str
     act_bits: int
@@ -252,7 +254,9 @@ class BinaryLayer(PlainForm, SurrogateState):
 
     def _made_weight(self) -> MadeWeight:
         """:meth:`_scaled_weight`, yet to be made."""
-        return MadeWeight(latent=self.weight, factor=self._factor(), make=self._weight_of)
+        factor = self._factor()
+        even = factor is None and not self.real_weights
+        return MadeWeight(latent=self.weight, factor=factor, make=self._weight_of, even=even)
 
     def _factor(self) -> Tensor | None:
         """The factor per output channel, of any shape with (out,) elements."""
@@ -325,5 +329,6 @@ class BinaryLayer(PlainForm, SurrogateState):
         scale += ", threshold=True" if self.threshold is not None else ""
         real = ", real_weights=True" if self.real_weights else ""
         real += ", real_activations=True" if self.real_activations else ""
+        real += ", compact=True" if self.compact else ""
         dense = super().extra_repr()
         return f"{dense}{', ' if dense else ''}method={self.method!r}, act_bits={self.act_bits}{scale}{real}"

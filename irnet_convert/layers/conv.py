@@ -102,7 +102,9 @@ class BinaryConvNd(BinaryLayer):
             stride=conv.stride, padding=conv.padding, dilation=conv.dilation, transposed=False,
             output_padding=(0,) * self.dims, groups=conv.groups,
         )  # fmt: skip
-        return signed_conv(x, self._made_weight(), self.bias, ede, METHODS[self.method], geometry)
+        return signed_conv(
+            x, self._made_weight(), self.bias, ede, METHODS[self.method], geometry, compact=self.compact
+        )
 
     def _empty_plain(self) -> nn.Module:
         conv: Any = self

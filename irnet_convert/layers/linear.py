@@ -59,7 +59,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
         bias = how.get("bias", True)
         own = self.bias if bias is True else bias
-        return signed_linear(x, self._made_weight(), own, ede, METHODS[self.method])
+        return signed_linear(x, self._made_weight(), own, ede, METHODS[self.method], compact=self.compact)
 
     def _empty_plain(self) -> nn.Linear:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irnet_convert.binary.passes import call, dense_float, laid_out_like, operator
+from irnet_convert.binary.passes import call, laid_out_like, operator, rows_a_part, rows_of_channels
 
 #: PyTorch's initial slope of a PReLU, and ReActNet's.
 SLOPE = 0.25
@@ -104,35 +104,27 @@ def _gradient_by_tensors(x: Tensor, grad: Tensor, shift_in: Tensor, slope: Tenso
 
 
 def _rows(x: Tensor, *parameters: Tensor) -> int:
-    """Rows of channels that lie one behind the other in memory; 0 where native code cannot walk over them."""
-    channels_last = x.dim() == 2 or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    floats = all(p.dtype is torch.float32 and p.is_contiguous() for p in parameters)
-    return x.numel() // x.shape[1] if channels_last and floats and dense_float(x) and x.shape[1] else 0
+    return rows_of_channels(x, *parameters) if x.dtype is torch.float32 else 0
 
 
 def _natively(x: Tensor, shift_in: Tensor, slope: Tensor, shift_out: Tensor) -> Tensor | None:
     rows, channels, out = _rows(x, shift_in, slope, shift_out), x.shape[1], torch.empty_like(x)
     if not rows:
         return None
-    done = call("rprelu", (x, shift_in, slope, shift_out, out), rows, channels, _part(channels))
+    done = call("rprelu", (x, shift_in, slope, shift_out, out), rows, channels, rows_a_part(channels))
     return out if done else None
 
 
 def _gradient_natively(
     x: Tensor, grad: Tensor, shift_in: Tensor, slope: Tensor
 ) -> tuple[Tensor, Tensor] | None:
-    rows, channels, part = _rows(x, shift_in, slope), x.shape[1], _part(x.shape[1])
+    rows, channels, part = _rows(x, shift_in, slope), x.shape[1], rows_a_part(x.shape[1])
     if not rows:
         return None
     out, sums = torch.empty_like(x), torch.empty(-(-rows // part), 3, channels, dtype=torch.float64)
     arrays = (x, laid_out_like(grad, x), shift_in, slope, out, sums)
     # Parts of one size and their sums in one order: the result does not depend on the number of threads.
     return (out, sums.sum(0)) if call("rprelu_gradient", arrays, rows, channels, part) else None
-
-
-def _part(channels: int) -> int:
-    """Rows that a thread takes at a time: 8,192 numbers, which stay in its cache from column to column."""
-    return max(8192 // max(channels, 1), 1)
 
 
 _forward = operator(

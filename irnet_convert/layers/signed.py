@@ -16,6 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irnet_convert.binary import Method
+from irnet_convert.errors import ModelError
+
+_MOST = 2**15 - 1
+"""The largest number that int16 holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,13 @@ class MadeWeight:
         latent: real-valued weights.
         factor: per output channel, (O,) in any shape, or None.
         make: (latent, factor, state of the surrogate) → the weight; differentiable in the first two.
+        even: every weight of one output channel has the same magnitude, a power of two.
     """
 
     latent: Tensor
     factor: Tensor | None
     make: Make
+    even: bool = False
 
 
 def signed_conv(
@@ -55,6 +61,8 @@ def signed_conv(
     state: Tensor,
     method: Method,
     geometry: Geometry,
+    *,
+    compact: bool = False,
 ) -> Tensor:
     """The convolution of sign(x) with ``weight``, plus ``bias``.
 
@@ -65,25 +73,69 @@ def signed_conv(
         state: of the surrogate, (2,).
         method: how activations become signs, and what stands for their gradient.
         geometry: of the convolution.
+        compact: keep a byte of each number of x for the backward pass, in place of x.
     """
-    latent, factor, make = _parts(weight, state)
-    return _SignedConv.apply(x, latent, factor, bias, state, make, method, geometry)
+    latent, factor, make, even = _parts(weight, state)
+    how = _How(method, make, _keeps_bytes(compact), even and bias is None)
+    return _SignedConv.apply(x, latent, factor, bias, state, how, geometry)
 
 
 def signed_linear(
-    x: Tensor, weight: Tensor | MadeWeight, bias: Tensor | None, state: Tensor, method: Method
+    x: Tensor,
+    weight: Tensor | MadeWeight,
+    bias: Tensor | None,
+    state: Tensor,
+    method: Method,
+    *,
+    compact: bool = False,
 ) -> Tensor:
     """The linear layer on sign(x); see :func:`signed_conv`. x: (..., I), weight: (O, I), bias: (O,)."""
-    latent, factor, make = _parts(weight, state)
-    return _SignedLinear.apply(x, latent, factor, bias, state, make, method)
+    latent, factor, make, even = _parts(weight, state)
+    how = _How(method, make, _keeps_bytes(compact), even and bias is None)
+    return _SignedLinear.apply(x, latent, factor, bias, state, how)
 
 
-def _parts(weight: Tensor | MadeWeight, state: Tensor) -> tuple[Tensor, Tensor | None, Make | None]:
+def steps_of(x: Tensor) -> Tensor | None:
+    """Of what such a contraction returned, as it returned it: the power of two that x is a multiple of.
+
+    Args:
+        x: any tensor.
+
+    Returns:
+        Per output channel, in a shape that broadcasts with ``x``; x / steps are integers that fit int16.
+        None where that is not known: another tensor, without ``compact``, a bias, a factor, real weights.
+    """
+    made = x.grad_fn
+    if getattr(made, "_forward_cls", None) not in (_SignedConv, _SignedLinear) or x._version:
+        return None
+    return made.steps  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class _How:
+    method: Method
+    make: Make | None
+    compact: bool
+    even: bool
+
+    def steps(self, weight: Tensor, out: Tensor, trailing: int) -> Tensor | None:
+        """See :func:`steps_of`. A sum of integers is exact in float32, whatever the order, and up to 2^24."""
+        exact = out.dtype in (torch.float32, torch.float64) and out.dtype == weight.dtype
+        if not (self.compact and self.even and exact and weight[0].numel() <= _MOST):
+            return None
+        return weight.flatten(1)[:, 0].abs().reshape(-1, *[1] * trailing)
+
+
+def _keeps_bytes(compact: bool) -> bool:
+    return compact and torch.is_grad_enabled() and not torch._C._is_tracing()
+
+
+def _parts(weight: Tensor | MadeWeight, state: Tensor) -> tuple[Tensor, Tensor | None, Make | None, bool]:
     if isinstance(weight, Tensor):
-        return weight, None, None
+        return weight, None, None, False
     if torch.compiler.is_compiling() or torch._C._is_tracing():  # a compiler decides itself what to keep
-        return weight.make(weight.latent, weight.factor, state), None, None
-    return weight.latent, weight.factor, weight.make
+        return weight.make(weight.latent, weight.factor, state), None, None, False
+    return weight.latent, weight.factor, weight.make, weight.even
 
 
 # With a setup_context, PyTorch would inspect the signature of forward in every call: here and in binary/ that
@@ -97,38 +149,41 @@ class _SignedConv(torch.autograd.Function):
         factor: Tensor | None,
         bias: Tensor | None,
         state: Tensor,
-        make: Make | None,
-        method: Method,
+        how: _How,
         geometry: Geometry,
     ) -> Tensor:
-        ctx.make, ctx.method, ctx.geometry = make, method, geometry
+        ctx.how, ctx.geometry, ctx.dtype = how, geometry, x.dtype
         ctx.bias_size = None if bias is None else list(bias.shape)
-        ctx.save_for_backward(x, latent, factor, state)
-        how, dims = geometry, latent.dim() - 2
-        weight = latent if make is None else make(latent, factor, state)
-        if how.transposed:
-            rest: Any = (how.stride, how.padding, how.output_padding, how.groups, how.dilation)
-            return _TRANSPOSED[dims - 1](method.binarize_activation(x, state), weight, bias, *rest)
-        rest = (how.stride, how.padding, how.dilation, how.groups)
-        return _STRAIGHT[dims - 1](method.binarize_activation(x, state), weight, bias, *rest)
+        ctx.save_for_backward(_kept(x, state, how), latent, factor, state)
+        g, dims = geometry, latent.dim() - 2
+        weight = latent if how.make is None else how.make(latent, factor, state)
+        signs = how.method.binarize_activation(x, state)
+        if g.transposed:
+            ctx.steps = None
+            rest: Any = (g.stride, g.padding, g.output_padding, g.groups, g.dilation)
+            return _TRANSPOSED[dims - 1](signs, weight, bias, *rest)
+        rest = (g.stride, g.padding, g.dilation, g.groups)
+        out = _STRAIGHT[dims - 1](signs, weight, bias, *rest)
+        ctx.steps = how.steps(weight, out, dims)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, latent, factor, state = ctx.saved_tensors
-        how: Geometry = ctx.geometry
+        kept, latent, factor, state = ctx.saved_tensors
+        how, g = ctx.how, ctx.geometry
         for_x, for_latent, for_factor, for_bias = ctx.needs_input_grad[:4]
-        weight = _Weight(ctx.make, latent, factor, state, (for_latent, for_factor))
+        weight = _Weight(how.make, latent, factor, state, (for_latent, for_factor))
         # Under autocast the product was made in grad's dtype.
-        signs = _signs_again(ctx.method, x, state).to(grad.dtype)
+        signs = _signs_again(how, kept, state).to(grad.dtype)
         of_signs, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            grad, signs, weight.value.to(grad.dtype), ctx.bias_size, how.stride, how.padding, how.dilation,
-            how.transposed, how.output_padding, how.groups, [for_x, for_latent or for_factor, for_bias],
+            grad, signs, weight.value.to(grad.dtype), ctx.bias_size, g.stride, g.padding, g.dilation,
+            g.transposed, g.output_padding, g.groups, [for_x, for_latent or for_factor, for_bias],
         )  # fmt: skip
         return (
-            ctx.method.surrogate(x, of_signs, state) if for_x else None,
+            _gradient(how, kept, of_signs, state, ctx.dtype) if for_x else None,
             *weight.gradients(of_weight),
             of_bias if for_bias else None,
-            None, None, None, None,
+            None, None, None,
         )  # fmt: skip
 
 
@@ -141,38 +196,60 @@ class _SignedLinear(torch.autograd.Function):
         factor: Tensor | None,
         bias: Tensor | None,
         state: Tensor,
-        make: Make | None,
-        method: Method,
+        how: _How,
     ) -> Tensor:
-        ctx.make, ctx.method = make, method
-        ctx.save_for_backward(x, latent, factor, state)
-        weight = latent if make is None else make(latent, factor, state)
-        return F.linear(method.binarize_activation(x, state), weight, bias)
+        ctx.how, ctx.dtype = how, x.dtype
+        ctx.save_for_backward(_kept(x, state, how), latent, factor, state)
+        weight = latent if how.make is None else how.make(latent, factor, state)
+        out = F.linear(how.method.binarize_activation(x, state), weight, bias)
+        ctx.steps = how.steps(weight, out, 0)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, latent, factor, state = ctx.saved_tensors
+        kept, latent, factor, state = ctx.saved_tensors
+        how = ctx.how
         for_x, for_latent, for_factor, for_bias = ctx.needs_input_grad[:4]
-        weight = _Weight(ctx.make, latent, factor, state, (for_latent, for_factor))
+        weight = _Weight(how.make, latent, factor, state, (for_latent, for_factor))
         rows, of_weight = grad.reshape(-1, grad.shape[-1]), None
         of_signs = grad @ weight.value.to(grad.dtype) if for_x else None
         if for_latent or for_factor:
-            signs = _signs_again(ctx.method, x, state).to(grad.dtype)
-            of_weight = rows.t() @ signs.reshape(-1, x.shape[-1])
+            signs = _signs_again(how, kept, state).to(grad.dtype)
+            of_weight = rows.t() @ signs.reshape(-1, kept.shape[-1])
         return (
-            ctx.method.surrogate(x, of_signs, state) if of_signs is not None else None,
+            _gradient(how, kept, of_signs, state, ctx.dtype) if of_signs is not None else None,
             *weight.gradients(of_weight),
             rows.sum(0) if for_bias else None,
-            None, None, None,
+            None, None,
         )  # fmt: skip
 
 
-def _signs_again(method: Method, x: Tensor, state: Tensor) -> Tensor:
+def _kept(x: Tensor, state: Tensor, how: _How) -> Tensor:
+    """What is kept of the input."""
+    return how.method.encode(x, state) if how.compact else x
+
+
+def _signs_again(how: _How, kept: Tensor, state: Tensor) -> Tensor:
     """The signs, for the backward pass.
 
     A compiler that recognised them would keep those of the forward pass. −(−x) is x, and hides it.
     """
-    return method.binarize_activation(x.neg().neg() if torch.compiler.is_compiling() else x, state)
+    if how.compact:
+        return how.method.coded_sign(kept)
+    return how.method.binarize_activation(kept.neg().neg() if torch.compiler.is_compiling() else kept, state)
+
+
+def _gradient(how: _How, kept: Tensor, of_signs: Tensor, state: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient to the input, from that to its signs."""
+    if not how.compact:
+        return how.method.surrogate(kept, of_signs, state)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise ModelError(
+            "the gradient of a gradient (create_graph=True) of a compact layer, which kept one byte a number",
+            expected="first gradients alone while the model is compact",
+            mend="call irnet_convert.layers.set_compact(model, False) before the forward pass",
+        )
+    return how.method.coded_surrogate(kept, of_signs, state).to(dtype)
 
 
 class _Weight:

@@ -122,7 +122,9 @@ class BinaryConvTransposeNd(BinaryLayer):
             stride=conv.stride, padding=conv.padding, dilation=conv.dilation, transposed=True,
             output_padding=self._extra(x, **how), groups=conv.groups,
         )  # fmt: skip
-        return signed_conv(x, self._made_weight(), self.bias, ede, METHODS[self.method], geometry)
+        return signed_conv(
+            x, self._made_weight(), self.bias, ede, METHODS[self.method], geometry, compact=self.compact
+        )
 
     def _extra(self, x: Tensor, output_size: list[int] | None = None) -> Sequence[int]:
         """What ``output_padding`` must be for an output of that size."""

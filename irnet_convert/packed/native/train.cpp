@@ -25,7 +25,7 @@ const Passes* passes_of(int isa) {
   return portable_passes();
 }
 
-constexpr int64_t kBlock = 8192;  // floats: a thread's share of work, which stays in its cache
+constexpr int64_t kBlock = 8192;  // floats: a thread's share of work, which stays in its cache; whole blocks of bits
 constexpr int64_t kAlone = 4 * kBlock;  // floats that are done before another thread is awake
 
 int threads_for(int64_t floats, int threads) { return floats <= kAlone ? 1 : threads; }
@@ -66,6 +66,64 @@ int irn_surrogate(int isa, const float* x, const float* grad, float* out, int64_
   if (!passes) return 1;
   blocks(threads, n, [&](int64_t i, int64_t count) {
     passes->surrogate(x + i, grad + i, out + i, count, k, t);
+  });
+  return 0;
+}
+
+int irn_encode(int isa, const float* x, uint8_t* codes, int64_t n, float t, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  blocks(threads, n, [&](int64_t i, int64_t count) { passes->encode(x + i, codes + i, count, t); });
+  return 0;
+}
+
+int irn_coded_sign(int isa, const uint8_t* codes, float* out, int64_t n, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  blocks(threads, n, [&](int64_t i, int64_t count) { passes->coded_sign(codes + i, out + i, count); });
+  return 0;
+}
+
+int irn_coded_surrogate(int isa, const uint8_t* codes, const float* grad, float* out, int64_t n, float step,
+                        int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  blocks(threads, n, [&](int64_t i, int64_t count) {
+    passes->coded_surrogate(codes + i, grad + i, out + i, count, step);
+  });
+  return 0;
+}
+
+int irn_inside(int isa, const float* x, uint8_t* bits, int64_t n, float low, float high, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  blocks(threads, n, [&](int64_t i, int64_t count) { passes->inside(x + i, bits + i / 8, count, low, high); });
+  return 0;
+}
+
+int irn_where_inside(int isa, const uint8_t* bits, const float* grad, float* out, int64_t n, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  blocks(threads, n, [&](int64_t i, int64_t count) { passes->where_inside(bits + i / 8, grad + i, out + i, count); });
+  return 0;
+}
+
+int irn_counts(int isa, const float* x, const float* steps, int16_t* out, int64_t rows, int64_t channels, int64_t part,
+               int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  parts(threads_for(rows * channels, threads), rows, part, [&](int64_t, int64_t row, int64_t count) {
+    passes->counts(x + row * channels, steps, out + row * channels, count, channels);
+  });
+  return 0;
+}
+
+int irn_from_counts(int isa, const int16_t* counts, const float* steps, float* out, int64_t rows, int64_t channels,
+                    int64_t part, int threads) {
+  auto passes = passes_of(isa);
+  if (!passes) return 1;
+  parts(threads_for(rows * channels, threads), rows, part, [&](int64_t, int64_t row, int64_t count) {
+    passes->from_counts(counts + row * channels, steps, out + row * channels, count, channels);
   });
   return 0;
 }

@@ -1,0 +1,51 @@
+"""The switch for a training that keeps less for its backward passes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from irnet_convert.layers.base import BinaryLayer
+from irnet_convert.layers.hardtanh import Hardtanh
+from irnet_convert.layers.keeping import keep_less
+from irnet_convert.layers.model import layers_of
+
+
+def set_compact(model: nn.Module, on: bool = True) -> None:
+    """Have a binarized network keep about half of what it keeps for the backward pass, or all again.
+
+    No value of a forward pass changes, and no gradient of a weight by what its own layer does. Only the
+    gradient that a binary layer hands down to its input is rounded: to a 127th of the surrogate's peak.
+
+    - A binary layer keeps one byte of each number of its input: its sign, and the derivative of the surrogate
+      there as a share of its peak, in 7 bits. What it hands down differs from the exact gradient by
+      0.5/127 of the peak k·t, times the gradient that comes in, at most; where the derivative is less than
+      that share, it is 0. The gradient of such a gradient (``create_graph``) is refused.
+    - Hardtanh keeps one bit of each number.
+    - A BatchNorm (any of PyTorch's, and subclasses) of what a binary layer returned, without bias and scale
+      and with fewer than 32,768 weights an output, in float32 or float64, keeps it as integers of 2 bytes and
+      the power of two that they are times.
+    - nn.MaxPool2d keeps nothing of its input, and indices in 2 or 4 bytes.
+    - A real nn.Conv2d that skips pixels (1×1 with a stride) keeps those that it looks at.
+
+    All but the first are exact. Layers that take the sign apart from their product keep their input as it is:
+    Same padding, padding modes other than zeros, an explicit padding in front, attention; so do real
+    activations and RPReLU. Under ``torch.compile`` the first two hold, and the compiler chooses what it keeps
+    of the others. In half precision a BatchNorm keeps what it kept.
+
+    It is not saved with the network. Modules that are put in later (``convert_sync_batchnorm``) do not know
+    of it: call this again.
+
+    Args:
+        model: any module with binary layers in it, wrapped or not.
+        on: or off, which is how it begins; then nothing of it is left.
+
+    Raises:
+        ModelError: there is no binary layer.
+    """
+    layers_of(model)
+    for module in model.modules():
+        if isinstance(module, BinaryLayer | Hardtanh):
+            vars(module).pop("compact", None)
+            if on:
+                module.compact = True
+        keep_less(module, on)
