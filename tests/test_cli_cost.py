@@ -27,6 +27,8 @@ def test_bench_train_prints_a_table_and_json() -> None:
     assert "authors" not in text
     assert "%" in text  # how long a step waits for data
     assert "…" not in text  # 80 columns, as in a file: numbers stay whole
+    compact = json.loads(run("bench", "train", *TINY, "--no-authors", "--compact", "--json"))["rows"]
+    assert [row["name"] for row in compact] == ["full precision", "binary", "binary, compact"]
     rows = json.loads(run("bench", "train", *TINY, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["full precision", "binary", "authors' formulation"]
     assert {(row["network"], row["batch"], tuple(row["size"])) for row in rows} == {(TINY[0], 2, (3, 8, 8))}

@@ -115,8 +115,10 @@ def bell(x: Tensor, t: Tensor, peak: Tensor | float) -> Tensor:
     """peak·(1 − tanh²(t·x)), 0 at NaN; of one dtype, float32 at least."""
     # 1 − tanh²(y) = 4e/(1 + e)² with e = exp(−2|y|): no difference of two numbers near 1, which would have no
     # correct digit left at |y| = 8.
-    e = torch.exp(-2 * (t * x).abs())
-    return ((4 * peak) * e / (1 + e).square()).nan_to_num(nan=0.0)
+    y = (t * x).abs()
+    # NaN becomes infinity here, where e is 0: compiled code would look for NaN in the result number by number.
+    e = torch.exp(-2 * torch.where(y >= 0, y, torch.inf))
+    return (4 * peak) * e / (1 + e).square()
 
 
 def ede_sign(x: Tensor, ede: Tensor) -> Tensor:

@@ -37,6 +37,10 @@ def bench_train(
             help="Measure the formulation of the authors' code too, in contiguous format: it has no other.",
         ),
     ] = True,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Measure the binarized network that keeps half for backward passes too."),
+    ] = False,
     device: Annotated[
         str, typer.Option(help="cpu (float32), or cuda (bfloat16 by autocast).")
     ] = "cpu",
@@ -67,8 +71,8 @@ def bench_train(
         for name in networks or list(DEFAULTS)
     ]
     request = Request(
-        cases=cases, rounds=rounds, compiled=compiled, authors=authors, device=device, threads=threads,
-        workers=workers,
+        cases=cases, rounds=rounds, compiled=compiled, authors=authors, compact=compact, device=device,
+        threads=threads, workers=workers,
     )  # fmt: skip
     with Progress(console=out, transient=True, disable=as_json) as bar:
         task = bar.add_task("starting", total=request.work)

@@ -16,11 +16,11 @@ from irnet_convert.cost.feed import waiting_share
 from irnet_convert.cost.steps import Contestant, Step, time_in_turns
 from irnet_convert.cost.table import Cost, Row
 from irnet_convert.errors import ArgumentError
-from irnet_convert.layers import set_progress
+from irnet_convert.layers import set_compact, set_progress
 from irnet_convert.native import passes
 from irnet_convert.networks import create_model
 
-FULL, BINARY, AUTHORS = "full precision", "binary", "authors' formulation"
+FULL, BINARY, COMPACT, AUTHORS = "full precision", "binary", "binary, compact", "authors' formulation"
 COMPILED = ", compiled"
 
 Progress = Callable[[str, int], None]
@@ -51,6 +51,7 @@ class Request:
         rounds: how often each step is timed.
         compiled: measure compiled steps too.
         authors: measure the authors' formulation too.
+        compact: measure the binarized network after ``layers.set_compact`` too.
         device: "cpu" (float32) or "cuda" (bfloat16 by autocast).
         threads: of PyTorch.
         workers: loader processes that decode, where the waiting for data is measured.
@@ -60,6 +61,7 @@ class Request:
     rounds: int = 15
     compiled: bool = False
     authors: bool = True
+    compact: bool = False
     device: str = "cpu"
     threads: int = 2
     workers: int = 2
@@ -67,7 +69,7 @@ class Request:
     @property
     def work(self) -> int:
         """How many steps of work the progress will be told of in all."""
-        return len(self.cases) * (self.rounds + 3 + 2 * self.compiled + self.authors)
+        return len(self.cases) * (self.rounds + 3 + 2 * self.compiled + self.authors + self.compact)
 
 
 def measure(request: Request, machine: str, progress: Progress = lambda text, done: None) -> Cost:
@@ -166,9 +168,13 @@ def _contestants(
 def _models(dense: nn.Module, student: nn.Module, request: Request) -> Iterator[tuple[str, str, nn.Module]]:
     """Name, what it is compared with, and the network, each with parameters of its own."""
     authors = with_authors_layers(student) if request.authors else None
+    compact = copy.deepcopy(student) if request.compact else None
     compiled = (copy.deepcopy(dense), copy.deepcopy(student)) if request.compiled else None
     yield FULL, FULL, dense
     yield BINARY, FULL, student
+    if compact is not None:
+        set_compact(compact)
+        yield COMPACT, FULL, compact
     if authors is not None:
         yield AUTHORS, FULL, authors
     if compiled is not None:

@@ -56,7 +56,7 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def _flat(x: Tensor, channels_last: bool) -> Tensor:
-    return (x.permute(0, 2, 3, 1) if channels_last else x).reshape(-1)
+    return (x.permute(0, 2, 3, 1) if channels_last else x).reshape(-1).contiguous()
 
 
 def _inside_by_tensors(x: Tensor, low: float, high: float) -> Tensor:

@@ -11,7 +11,7 @@ from irnet_convert.cost import Case, Request, measure
 from irnet_convert.cost.authors import AuthorsLayer, with_authors_layers
 from irnet_convert.cost.feed import waiting_share
 from irnet_convert.cost.memory import kept_for_backward
-from irnet_convert.cost.run import AUTHORS, BINARY, FULL
+from irnet_convert.cost.run import AUTHORS, BINARY, COMPACT, FULL
 from irnet_convert.cost.steps import Contestant, Step, time_in_turns
 from irnet_convert.errors import ArgumentError, UnknownNameError
 from irnet_convert.layers import BinaryConv2d, BinaryLinear, Hardtanh, set_progress
@@ -126,6 +126,18 @@ def test_a_step_that_takes_no_time_waits_all_of_it(form: torch.memory_format) ->
     assert len({x.sum().item() for x in step.fed}) > 1
     # What was prepared beforehand does not count: that many steps more are run than are timed.
     assert len(step.fed) == 9
+
+
+def test_the_compact_network_is_measured_where_it_is_asked_for() -> None:
+    done: list[int] = []
+    request = Request(cases=[TINY], rounds=1, threads=1, authors=False, compact=True, workers=0)
+    rows = measure(request, "", lambda text, steps: done.append(steps)).rows
+    assert sum(done) == request.work
+    assert [row.name for row in rows] == [FULL, BINARY, COMPACT]
+    assert rows[2].against == FULL
+    assert rows[2].waiting is None
+    assert rows[1].memory_ratio >= 1
+    assert 0.3 < rows[2].memory_ratio < 0.5
 
 
 def test_waiting_is_told_of_the_binarized_network_alone() -> None:
