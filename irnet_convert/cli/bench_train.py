@@ -39,7 +39,7 @@ def bench_train(
     ] = True,
     compact: Annotated[
         bool,
-        typer.Option("--compact", help="Measure the binarized network that keeps half for backward passes too."),
+        typer.Option("--compact", help="Measure the binarized network after set_compact too."),
     ] = False,
     device: Annotated[
         str, typer.Option(help="cpu (float32), or cuda (bfloat16 by autocast).")
