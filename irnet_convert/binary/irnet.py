@@ -110,6 +110,7 @@ _libra_gradient = operator(
     "libra_gradient(Tensor latent, Tensor grad, Tensor filters, Tensor ede) -> Tensor",
     _libra_gradient_by_tensors,
     _libra_gradient_natively,
+    native_in_compiled=True,
 )
 
 

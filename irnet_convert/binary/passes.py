@@ -19,13 +19,22 @@ _LIBRARY = torch.library.Library("irnet_convert", "FRAGMENT")
 _FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 
 
-def operator(schema: str, tensors: Callable[..., Any], native: Callable[..., Any]) -> Callable[..., Any]:
+def operator(
+    schema: str,
+    tensors: Callable[..., Any],
+    native: Callable[..., Any],
+    *,
+    native_in_compiled: bool = False,
+) -> Callable[..., Any]:
     """A function that runs ``tensors`` in compiled code and on other devices, and ``native`` on the CPU.
 
     Args:
         schema: name and types, as torch.library writes them.
         tensors: by tensor operations; the reference.
         native: the same, or None where it cannot.
+        native_in_compiled: run ``native`` in code compiled for the CPU too. For exponentials, which take
+            compiled code five times as long as a pass over memory: more than fusing them with their
+            neighbours saves.
     """
     name = schema.split("(")[0]
 
@@ -40,10 +49,23 @@ def operator(schema: str, tensors: Callable[..., Any], native: Callable[..., Any
 
     def run(*args: Any) -> Any:
         if torch.compiler.is_compiling() or torch._C._is_tracing():
+            if native_in_compiled and _compiled_natively(args[0]):
+                return overload(*args)
             return tensors(*args)
         return overload(*(a.detach() if isinstance(a, Tensor) else a for a in args))
 
     return run
+
+
+def _compiled_natively(x: Tensor) -> bool:
+    """Whether code is compiled for the CPU of this machine, and it has native passes."""
+    runs_here = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    return runs_here and x.device.type == "cpu" and x.dtype is torch.float32 and _has_passes()
+
+
+@torch.compiler.assume_constant_result
+def _has_passes() -> bool:
+    return passes() is not None
 
 
 def dense_float(x: Tensor) -> bool:

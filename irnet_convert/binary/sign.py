@@ -60,7 +60,8 @@ def ede_gradient(x: Tensor, grad: Tensor, ede: Tensor) -> Tensor:
     Returns:
         Shape and dtype of ``x``.
     """
-    if torch.is_grad_enabled():  # somebody wants the gradient of this gradient
+    # Somebody may want the gradient of this gradient; of compiled code nobody can have it.
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _gradient(x, grad, ede)
     return _ede_gradient(x, grad, ede)
 
@@ -89,7 +90,10 @@ def _gradient_natively(x: Tensor, grad: Tensor, ede: Tensor) -> Tensor | None:
 
 _sign = operator("sign(Tensor x) -> Tensor", _sign_by_tensors, _sign_natively)
 _ede_gradient = operator(
-    "ede_gradient(Tensor x, Tensor grad, Tensor ede) -> Tensor", _gradient, _gradient_natively
+    "ede_gradient(Tensor x, Tensor grad, Tensor ede) -> Tensor",
+    _gradient,
+    _gradient_natively,
+    native_in_compiled=True,
 )
 
 
@@ -116,7 +120,7 @@ def bell(x: Tensor, t: Tensor, peak: Tensor | float) -> Tensor:
     # 1 − tanh²(y) = 4e/(1 + e)² with e = exp(−2|y|): no difference of two numbers near 1, which would have no
     # correct digit left at |y| = 8.
     y = (t * x).abs()
-    # NaN becomes infinity here, where e is 0: compiled code would look for NaN in the result number by number.
+    # NaN becomes infinity here, where e is 0: nan_to_num would be compiled to a loop over single numbers.
     e = torch.exp(-2 * torch.where(y >= 0, y, torch.inf))
     return (4 * peak) * e / (1 + e).square()
 

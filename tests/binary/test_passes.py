@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 from irnet_convert import native
 from irnet_convert.binary import passes
@@ -188,3 +191,38 @@ def test_a_name_that_is_no_instruction_set_here_leaves_the_fastest(monkeypatch: 
         assert set(USABLE) <= set(ISAS)
     finally:
         native.passes.cache_clear()
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("dtype", "isa", "natively"),
+    [(torch.float32, "portable", True), (torch.float32, None, False), (torch.float64, "portable", False)],
+)
+def test_code_compiled_for_this_cpu_has_the_exponentials_natively(
+    by, dtype: torch.dtype, isa: str | None, natively: bool
+) -> None:
+    by(isa)
+    torch._dynamo.reset()
+    called: set[str] = set()
+
+    def backward(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        called.update(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=lambda g, _: make_boxed_func(g.forward), bw_compiler=backward)
+    x, grad, w = (torch.randn(4, 12, dtype=dtype) for _ in range(3))
+    ede = torch.tensor([1.0, 2.0], dtype=dtype)
+
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        return (ede_sign(x, ede) * libra_pb(w, ede) * grad).sum()
+
+    found, wanted = [], []
+    for run, into in ((loss, wanted), (torch.compile(loss, fullgraph=True, backend=backend), found)):
+        leaves = [t.clone().requires_grad_() for t in (x, w)]
+        run(*leaves).backward()
+        into += [leaf.grad for leaf in leaves]
+    tolerance = {"rtol": 0, "atol": 0} if natively else {}
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+    names = {"irnet_convert.ede_gradient.default", "irnet_convert.libra_gradient.default"}
+    assert called & names == (names if natively else set())
