@@ -80,8 +80,17 @@ def passes() -> Passes | None:
         if library.irn_version() != INTERFACE_VERSION:
             return None
         usable = usable_isas(library)
+        library.irn_train_on(c_void_p(openmp()))
         return Passes(library, wanted if wanted in usable else usable[0])
     except (OSError, AttributeError):  # for another processor; of an older build
+        return None
+
+
+def openmp() -> int | None:
+    """Where PyTorch's own OpenMP starts a team of threads, if it has one of that kind: see team.h."""
+    try:  # it is among the libraries that PyTorch's extension module needs
+        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, c_void_p).value
+    except (OSError, AttributeError):
         return None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from irnet_convert.binary.codes import coded_sign, ede_coded_gradient, ede_encode
 from irnet_convert.binary.irnet import ede_schedule, libra_pb
-from irnet_convert.binary.sign import ede_gradient, ede_sign, sign
+from irnet_convert.binary.sign import ede_gradient, ede_sign, sign, signs_for_now
 from irnet_convert.errors import UnknownNameError, nearest
 
 __all__ = ["METHODS", "Method", "method", "sign"]
@@ -28,6 +28,7 @@ class Method:
         binarize_weight: (latent (O, ...), state (2,)) → binary weights ±2^s of the same shape, in float32 at
             least; differentiable in the latent.
         binarize_activation: (x, state (2,)) → ±1, shape and dtype of x; differentiable in x.
+        signs_for_now: (x, state) → the values of ``binarize_activation``, until the next call in this thread.
         surrogate: (x, gradient of its signs, state) → gradient of x: what ``binarize_activation`` does
             backward, for layers that compute the signs anew there.
         encode: (x, state) → codes, uint8 of the shape of x: all that the two below want to know of x.
@@ -45,6 +46,7 @@ class Method:
     name: str
     binarize_weight: Callable[[Tensor, Tensor], Tensor]
     binarize_activation: Callable[[Tensor, Tensor], Tensor]
+    signs_for_now: Callable[[Tensor, Tensor], Tensor]
     surrogate: Callable[[Tensor, Tensor, Tensor], Tensor]
     encode: Callable[[Tensor, Tensor], Tensor]
     coded_sign: Callable[[Tensor], Tensor]
@@ -61,6 +63,7 @@ METHODS: dict[str, Method] = {
         name="irnet",
         binarize_weight=libra_pb,
         binarize_activation=ede_sign,
+        signs_for_now=lambda x, state: signs_for_now(x),
         surrogate=ede_gradient,
         encode=ede_encode,
         coded_sign=coded_sign,

@@ -105,7 +105,9 @@ def _libra_gradient_natively(latent: Tensor, grad: Tensor, filters: Tensor, ede:
     return out if call("libra_gradient", tensors, *sizes, k, t) else None
 
 
-_libra = operator("libra(Tensor latent) -> (Tensor, Tensor)", _libra_by_tensors, _libra_natively)
+_libra = operator(
+    "libra(Tensor latent) -> (Tensor, Tensor)", _libra_by_tensors, _libra_natively, native_in_compiled=True
+)
 _libra_gradient = operator(
     "libra_gradient(Tensor latent, Tensor grad, Tensor filters, Tensor ede) -> Tensor",
     _libra_gradient_by_tensors,

@@ -32,9 +32,8 @@ def operator(
         schema: name and types, as torch.library writes them.
         tensors: by tensor operations; the reference.
         native: the same, or None where it cannot.
-        native_in_compiled: run ``native`` in code compiled for the CPU too. For exponentials, which take
-            compiled code five times as long as a pass over memory: more than fusing them with their
-            neighbours saves.
+        native_in_compiled: run ``native`` in code compiled for the CPU too: for what is compiled to many
+            small loops.
     """
     name = schema.split("(")[0]
 

@@ -6,6 +6,7 @@ One convention holds everywhere, training, export and packed inference: the sign
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -24,6 +25,44 @@ def sign(x: Tensor) -> Tensor:
         A tensor of the same shape, dtype and memory format that holds only +1 and −1.
     """
     return x.clone() if shape_only(x) else _sign(x)
+
+
+def signs_for_now(x: Tensor) -> Tensor:
+    """:func:`sign`, good until the next call in this thread: for a product that is made at once.
+
+    On a CPU they are written where the last ones were. A fresh tensor in every layer, whose memory comes from
+    the operating system and goes back, costs as much as the signs do.
+
+    Args:
+        x: any shape, memory format and real dtype.
+    """
+    if (
+        not _nobody_watches()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or not (x.is_cpu and dense_float(x))
+    ):
+        return sign(x)
+    kept = _room.signs
+    if kept is None or kept.numel() < x.numel():
+        with torch.inference_mode(False):
+            kept = _room.signs = torch.empty(x.numel(), device="cpu")
+    out = kept.as_strided(x.shape, x.stride())
+    return out if call("sign", (x, out), x.numel()) else sign(x)
+
+
+def _nobody_watches() -> bool:
+    """Whether no compiler, tracer or dispatch mode follows operations, who would not see a native pass."""
+    compiling = torch.compiler.is_compiling() or torch._C._is_tracing()
+    return not compiling and torch._C._len_torch_dispatch_stack() == 0
+
+
+class _Room(threading.local):
+    """One tensor of the size of the largest input so far, for each thread."""
+
+    signs: Tensor | None = None
+
+
+_room = _Room()
 
 
 def shape_only(x: Tensor) -> bool:
@@ -90,10 +129,7 @@ def _gradient_natively(x: Tensor, grad: Tensor, ede: Tensor) -> Tensor | None:
 
 _sign = operator("sign(Tensor x) -> Tensor", _sign_by_tensors, _sign_natively)
 _ede_gradient = operator(
-    "ede_gradient(Tensor x, Tensor grad, Tensor ede) -> Tensor",
-    _gradient,
-    _gradient_natively,
-    native_in_compiled=True,
+    "ede_gradient(Tensor x, Tensor grad, Tensor ede) -> Tensor", _gradient, _gradient_natively
 )
 
 
@@ -120,8 +156,9 @@ def bell(x: Tensor, t: Tensor, peak: Tensor | float) -> Tensor:
     # 1 − tanh²(y) = 4e/(1 + e)² with e = exp(−2|y|): no difference of two numbers near 1, which would have no
     # correct digit left at |y| = 8.
     y = (t * x).abs()
-    # NaN becomes infinity here, where e is 0: nan_to_num would be compiled to a loop over single numbers.
-    e = torch.exp(-2 * torch.where(y >= 0, y, torch.inf))
+    # Written so that it is compiled to vectors for a CPU: isnan, nan_to_num, or a choice in front of the
+    # exponential, would be loops over single numbers.
+    e = torch.where(y == y, torch.exp(-2 * y), 0)  # y == y is false at NaN alone
     return (4 * peak) * e / (1 + e).square()
 
 

@@ -157,7 +157,7 @@ class _SignedConv(torch.autograd.Function):
         ctx.save_for_backward(_kept(x, state, how), latent, factor, state)
         g, dims = geometry, latent.dim() - 2
         weight = latent if how.make is None else how.make(latent, factor, state)
-        signs = how.method.binarize_activation(x, state)
+        signs = how.method.signs_for_now(x, state)
         if g.transposed:
             ctx.steps = None
             rest: Any = (g.stride, g.padding, g.output_padding, g.groups, g.dilation)
@@ -201,7 +201,7 @@ class _SignedLinear(torch.autograd.Function):
         ctx.how, ctx.dtype = how, x.dtype
         ctx.save_for_backward(_kept(x, state, how), latent, factor, state)
         weight = latent if how.make is None else how.make(latent, factor, state)
-        out = F.linear(how.method.binarize_activation(x, state), weight, bias)
+        out = F.linear(how.method.signs_for_now(x, state), weight, bias)
         ctx.steps = how.steps(weight, out, 0)
         return out
 
@@ -236,7 +236,9 @@ def _signs_again(how: _How, kept: Tensor, state: Tensor) -> Tensor:
     """
     if how.compact:
         return how.method.coded_sign(kept)
-    return how.method.binarize_activation(kept.neg().neg() if torch.compiler.is_compiling() else kept, state)
+    if torch.is_grad_enabled():
+        return how.method.binarize_activation(kept, state)
+    return how.method.signs_for_now(kept.neg().neg() if torch.compiler.is_compiling() else kept, state)
 
 
 def _gradient(how: _How, kept: Tensor, of_signs: Tensor, state: Tensor, dtype: torch.dtype) -> Tensor:

@@ -76,6 +76,8 @@ class Recipe(Block):
         processes: if set, a world of another size is an error.
         shard: spread parameters, gradients and optimizer state over the processes (FSDP2), of which there
             must be several; every process holds the teacher, and while it evaluates the student, whole.
+        compact: keep about half for the backward passes (:func:`irnet_convert.layers.set_compact`); the
+            gradient that a binary layer hands down is rounded, so it is a part of what the run computes.
         checkpoint: how often, how many.
         tracking: ``jsonl`` (always written) and optionally ``tensorboard``.
         output: run directory; null is ``runs/NAME``.
@@ -109,6 +111,7 @@ class Recipe(Block):
     seed: int = Field(default=0, ge=0, lt=2**32)
     processes: Count | None = None
     shard: bool = False
+    compact: bool = False
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: tuple[Literal["jsonl", "tensorboard"], ...] = ("jsonl",)
     output: PathText | None = None
@@ -229,6 +232,8 @@ class Recipe(Block):
             raise refuse("rewrites", "is set, but policy is null, so nothing is converted", "rewrites: null")
         if self.policy is None and self.latents is not None and not self.model.is_saved:
             raise refuse("latents", "is set, but policy is null, so there are none", "latents: null")
+        if self.policy is None and self.compact and not self.model.is_saved:
+            raise refuse("compact", "is true, but policy is null, so no layer is binary", "compact: false")
         self._stages_fit()
         if self.shard and self.precision == "fp16":
             raise refuse("precision", "is 'fp16' with shard: true", "bf16, fp32 or fp64")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from irnet_convert.data import Loaders
 from irnet_convert.errors import DataError
-from irnet_convert.layers import binary_layers, set_binarized, set_progress
+from irnet_convert.layers import binary_layers, set_binarized, set_compact, set_progress
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.dynamics import packed_signs, saturated_inputs, watched_inputs
 from irnet_convert.train.evaluate import evaluate_unless, reduced
@@ -72,6 +72,8 @@ class Trainer:
         if recipe.ema is not None:
             self.ema = ModelEmaV3(student, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup)
         self.is_binary = any(True for _ in binary_layers(student))
+        if recipe.compact:
+            set_compact(self.student)
         self.wrapped = prepared(accelerator, self.student, self.ema, sharded=recipe.shard)
         share = recipe.batch_size // recipe.grad_accumulation // accelerator.num_processes
         self.mixup = make_mixup(recipe.mixup, loaders.num_classes, share)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,11 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from irnet_convert import native
 from irnet_convert.binary import passes
 from irnet_convert.binary.irnet import libra_pb
-from irnet_convert.binary.sign import ede_sign, sign
+from irnet_convert.binary.sign import ede_sign, sign, signs_for_now
 from irnet_convert.native import ISAS, Passes
 
 FILE = native.library_file()
@@ -198,18 +202,18 @@ def test_a_name_that_is_no_instruction_set_here_leaves_the_fastest(monkeypatch: 
     ("dtype", "isa", "natively"),
     [(torch.float32, "portable", True), (torch.float32, None, False), (torch.float64, "portable", False)],
 )
-def test_code_compiled_for_this_cpu_has_the_exponentials_natively(
+def test_code_compiled_for_this_cpu_has_libra_natively(
     by, dtype: torch.dtype, isa: str | None, natively: bool
 ) -> None:
     by(isa)
     torch._dynamo.reset()
     called: set[str] = set()
 
-    def backward(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+    def noting(graph: torch.fx.GraphModule, inputs: Any) -> Any:
         called.update(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
         return make_boxed_func(graph.forward)
 
-    backend = aot_autograd(fw_compiler=lambda g, _: make_boxed_func(g.forward), bw_compiler=backward)
+    backend = aot_autograd(fw_compiler=noting, bw_compiler=noting)
     x, grad, w = (torch.randn(4, 12, dtype=dtype) for _ in range(3))
     ede = torch.tensor([1.0, 2.0], dtype=dtype)
 
@@ -221,8 +225,76 @@ def test_code_compiled_for_this_cpu_has_the_exponentials_natively(
         leaves = [t.clone().requires_grad_() for t in (x, w)]
         run(*leaves).backward()
         into += [leaf.grad for leaf in leaves]
+    torch.testing.assert_close(found[0], wanted[0])
     tolerance = {"rtol": 0, "atol": 0} if natively else {}
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, **tolerance)
-    names = {"irnet_convert.ede_gradient.default", "irnet_convert.libra_gradient.default"}
-    assert called & names == (names if natively else set())
+    torch.testing.assert_close(found[1], wanted[1], **tolerance)
+    names = {"irnet_convert.libra.default", "irnet_convert.libra_gradient.default"}
+    assert {name for name in called if name.startswith("irnet_convert.")} == (names if natively else set())
+
+
+@needs_library
+@pytest.mark.parametrize("isa", USABLE)
+def test_signs_for_now_are_the_signs_in_one_place_for_each_thread(by, isa: str) -> None:
+    by(isa)
+    large = torch.cat([torch.randn(2 * 3 * 5 * 4 - len(SPECIAL)), SPECIAL]).view(2, 3, 5, 4)
+    small = torch.randn(7)
+    last = large.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        first = signs_for_now(large)
+        assert torch.equal(first, sign(large))
+    place = first.data_ptr()
+    for x in (small, last, torch.nn.Parameter(small), large.requires_grad_()):
+        found = signs_for_now(x)
+        assert found.data_ptr() == place
+        assert found.stride() == x.stride()
+        assert not found.requires_grad
+        assert torch.equal(found, sign(x))
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(lambda: signs_for_now(small).data_ptr()).result() != place
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(6, dtype=torch.float64), torch.randn(6, dtype=torch.bfloat16),
+        torch.arange(-3, 3), torch.randn(4, 6)[:, ::2], torch.randn(6, device="meta"),
+    ],
+    ids=["float64", "bfloat16", "integers", "gaps", "meta"],
+)  # fmt: skip
+def test_signs_for_now_of_what_native_passes_do_not_take(x: Tensor) -> None:
+    found = signs_for_now(x)
+    assert (found.shape, found.dtype, found.device) == (x.shape, x.dtype, x.device)
+    assert x.is_meta or torch.equal(found, sign(x))
+    assert x.is_meta or found.data_ptr() != signs_for_now(x).data_ptr()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_signs_for_now_are_seen_by_who_watches() -> None:
+    x = torch.randn(6)
+    again = make_fx(signs_for_now, tracing_mode="real")(x)
+    traced = torch.jit.trace(signs_for_now, (x,), check_trace=False)
+    for run in (again, traced):
+        assert torch.equal(run(-x), sign(-x))
+    with FakeTensorMode():
+        assert type(signs_for_now(torch.randn(1000))) is FakeTensor
+    assert torch.equal(signs_for_now(torch.ones(2000)), torch.ones(2000))
+
+
+@needs_library
+def test_passes_run_on_the_threads_that_pytorch_has() -> None:
+    """And give the same on threads of the library's own."""
+    assert LIBRARY is not None
+    threads, x = torch.get_num_threads(), torch.randn(200_000)
+    try:
+        torch.set_num_threads(2)
+        for openmp in (native.openmp(), None):
+            LIBRARY.irn_train_on(ctypes.c_void_p(openmp))
+            out = torch.empty_like(x)
+            Passes(LIBRARY, "portable").call("sign", (x, out), x.numel())
+            assert torch.equal(out, torch.where(x >= 0, 1.0, -1.0))
+    finally:
+        LIBRARY.irn_train_on(ctypes.c_void_p(native.openmp()))
+        torch.set_num_threads(threads)
+    if sys.platform == "linux":
+        assert native.openmp(), "this PyTorch has no GOMP_parallel"

@@ -41,13 +41,14 @@ def cases(request: pytest.FixtureRequest) -> tuple[bool, list[Case], list[list[T
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of run_cases and fuzz."""
+    """The folder of run_cases, train_cases and fuzz."""
     simde = "ON" if SIMDE.exists() else "OFF"
     return build(tmp_path_factory.mktemp("sanitized"), "-DSANITIZE=ON", f"-DIRN_SIMDE={simde}")
 
 
 @pytest.fixture(scope="module")
-def crossed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """What runs a program for AArch64, and the folder of run_cases and train_cases."""
     for tool in (f"{CROSS}-g++", "qemu-aarch64"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed (Debian: g++-{CROSS} and qemu-user)")
@@ -55,7 +56,7 @@ def crossed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         tmp_path_factory.mktemp("neon"), f"-DCMAKE_CXX_COMPILER={CROSS}-g++", "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
     )  # fmt: skip
-    return ["qemu-aarch64", "-L", f"/usr/{CROSS}", str(folder / "run_cases")]
+    return ["qemu-aarch64", "-L", f"/usr/{CROSS}"], folder
 
 
 def check(
@@ -80,8 +81,24 @@ def test_avx512(sanitized: Path, cases, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("isa", ["neon", "portable"])
-def test_aarch64(crossed: list[str], isa: str, cases, tmp_path: Path) -> None:
-    check(crossed, isa, cases, tmp_path)
+def test_aarch64(crossed: tuple[list[str], Path], isa: str, cases, tmp_path: Path) -> None:
+    emulator, folder = crossed
+    check([*emulator, str(folder / "run_cases")], isa, cases, tmp_path)
+
+
+def test_passes_of_training_on_aarch64(crossed: tuple[list[str], Path]) -> None:
+    emulator, folder = crossed
+    assert compared([*emulator, str(folder / "train_cases")], "neon") > 100_000
+
+
+@pytest.mark.parametrize("isa", engine.available_isas())
+def test_passes_of_training_stay_in_their_arrays(sanitized: Path, isa: str) -> None:
+    assert compared([str(sanitized / "train_cases")], isa) > 100_000
+
+
+def compared(command: list[str], isa: str) -> int:
+    """How many numbers train_cases found as they are portably."""
+    return int(run([*command, str(ISAS.index(isa))]).split()[0])
 
 
 def test_no_change_of_a_program_is_a_finding(sanitized: Path, tmp_path: Path) -> None:

@@ -296,3 +296,36 @@ def test_images_have_their_channels_last_from_the_first_layer_on(tiny) -> None:
         handle.remove()
     assert len(layouts) >= 4 * 2 * 19  # steps, networks, convolutions
     assert all(layouts)
+
+
+@pytest.mark.parametrize("ema", [None, {"decay": 0.5}])
+def test_a_compact_run_computes_what_the_exact_one_does_but_for_rounded_gradients(
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: dict[str, float] | None
+) -> None:
+    compact: list[bool] = []
+    step = loop_module.Trainer._step
+
+    def looking(self: loop_module.Trainer, *arguments: Any) -> Any:
+        compact.extend("compact" in vars(layer) for _, layer in binary_layers(self.student))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(loop_module.Trainer, "_step", looking)
+    keys = {"model": RESNET, "transforms": {"input_size": [3, 32, 32]}, "ema": ema}
+    exact = finetune(tiny(**keys, output=str(tmp_path / "exact")))
+    assert compact
+    assert not any(compact)
+    compact.clear()
+    rounded = finetune(tiny(**keys, compact=True, output=str(tmp_path / "rounded")))
+    assert compact
+    assert all(compact)
+    logs = [
+        [line["loss"] for line in log_of(each.run_dir) if line["event"] == "epoch"]
+        for each in (exact, rounded)
+    ]
+    assert logs[0] != logs[1]
+    assert logs[1] == pytest.approx(logs[0], rel=0.02)
+
+
+def test_compact_without_binary_layers_is_refused(tiny) -> None:
+    with pytest.raises(RecipeError, match=r"(?s)compact is true, but policy is null.*compact: false"):
+        tiny(policy=None, compact=True)

@@ -91,9 +91,18 @@ def test_a_sharded_recipe_reaches_what_one_process_does(tmp_path: Path) -> None:
     assert_close_runs(alone, run(tmp_path, recipe, "shard=true", name="sharded"))
 
 
-def test_batch_statistics_are_those_of_the_same_processes_unsharded(tmp_path: Path) -> None:
+def test_a_compact_recipe_reaches_the_same_however_it_is_spread(tmp_path: Path) -> None:
+    recipe = {**DOUBLE, "compact": True}
+    alone = run(tmp_path, recipe, name="alone", processes=1)
+    assert_close_runs(alone, run(tmp_path, recipe, name="two"))
+    assert_close_runs(alone, run(tmp_path, recipe, "shard=true", name="sharded"))
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_batch_statistics_are_those_of_the_same_processes_unsharded(tmp_path: Path, compact: bool) -> None:
     """And a checkpoint of one is gone on with by the other."""
     recipe = {
+        "compact": compact,
         **DOUBLE, "model": RESNET, "transforms": {"input_size": [3, 32, 32]}, "reestimate_bn": {"batches": 2},
         "rewrites": ["rprelu", "rsign", "shortcut"], "optimizer": {"name": "momentum", "lr": 0.01},
         "grad_accumulation": 2,

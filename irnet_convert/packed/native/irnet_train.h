@@ -10,6 +10,10 @@
 extern "C" {
 #endif
 
+/* From now on the passes run on the threads of an OpenMP: the address of its GOMP_parallel. NULL, and before the first
+ * call: on threads of this library. */
+IRN_API void irn_train_on(void* gomp_parallel);
+
 /* out = x >= 0 ? 1 : -1 */
 IRN_API int irn_sign(int isa, const float* x, float* out, int64_t n, int threads);
 

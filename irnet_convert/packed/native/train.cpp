@@ -1,7 +1,7 @@
 // The C interface of training: arrays cut into parts for the threads. Returns 1 where the isa is not available.
 #include "irnet_train.h"
 #include "kernels.h"
-#include "pool.h"
+#include "team.h"
 #include "train_passes.h"
 
 namespace irn {
@@ -32,7 +32,7 @@ int threads_for(int64_t floats, int threads) { return floats <= kAlone ? 1 : thr
 
 template <class Pass>
 void blocks(int threads, int64_t n, const Pass& pass) {
-  parallel(threads_for(n, threads), (n + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
+  in_team(threads_for(n, threads), (n + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
     int64_t from = begin * kBlock, to = end * kBlock < n ? end * kBlock : n;
     pass(from, to - from);
   });
@@ -41,7 +41,7 @@ void blocks(int threads, int64_t n, const Pass& pass) {
 // Calls pass(number, first row, rows) for every part of the rows.
 template <class Pass>
 void parts(int threads, int64_t rows, int64_t part, const Pass& pass) {
-  parallel(threads, (rows + part - 1) / part, [&](int64_t begin, int64_t end) {
+  in_team(threads, (rows + part - 1) / part, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pass(i, i * part, rows - i * part < part ? rows - i * part : part);
   });
 }
@@ -49,9 +49,11 @@ void parts(int threads, int64_t rows, int64_t part, const Pass& pass) {
 }  // namespace
 }  // namespace irn
 
-using irn::blocks, irn::parallel, irn::parts, irn::passes_of, irn::threads_for;
+using irn::blocks, irn::in_team, irn::parts, irn::passes_of, irn::threads_for;
 
 extern "C" {
+
+void irn_train_on(void* gomp_parallel) { irn::use_openmp(reinterpret_cast<irn::OpenMp>(gomp_parallel)); }
 
 int irn_sign(int isa, const float* x, float* out, int64_t n, int threads) {
   auto passes = passes_of(isa);
@@ -131,7 +133,7 @@ int irn_from_counts(int isa, const int16_t* counts, const float* steps, float* o
 int irn_libra(int isa, const float* w, float* out, float* stats, int64_t filters, int64_t n, int threads) {
   auto passes = passes_of(isa);
   if (!passes) return 1;
-  parallel(threads_for(filters * n, threads), filters, [&](int64_t begin, int64_t end) {
+  in_team(threads_for(filters * n, threads), filters, [&](int64_t begin, int64_t end) {
     for (int64_t f = begin; f < end; ++f) passes->binarize_filter(w + f * n, out + f * n, stats + 3 * f, n);
   });
   return 0;
@@ -141,7 +143,7 @@ int irn_libra_gradient(int isa, const float* w, const float* grad, const float* 
                        int64_t filters, int64_t n, float k, float t, int threads) {
   auto passes = passes_of(isa);
   if (!passes) return 1;
-  parallel(threads_for(filters * n, threads), filters, [&](int64_t begin, int64_t end) {
+  in_team(threads_for(filters * n, threads), filters, [&](int64_t begin, int64_t end) {
     for (int64_t f = begin; f < end; ++f)
       passes->filter_gradient(w + f * n, grad + f * n, stats + 3 * f, out + f * n, n, k, t);
   });

@@ -5,129 +5,11 @@
 #include <math.h>
 #include <stdint.h>
 
-#include <type_traits>
-#include <utility>
-
-#include "train_passes.h"
+#include "train_compact.h"
+#include "train_vec.h"
 
 namespace irn::IRN_TRAIN_ISA {
 namespace {
-
-constexpr int kFloats = IRN_TRAIN_FLOATS, kDoubles = kFloats / 2;  // of one register
-
-// W floats, and the integers, doubles, bytes and short integers that go with them. (gcc takes no vector_size from a
-// template.)
-template <int W>
-struct Types;
-#define IRN_TYPES(W)                                   \
-  template <>                                          \
-  struct Types<W> {                                    \
-    using V = float __attribute__((vector_size(4 * W)));    \
-    using N = int32_t __attribute__((vector_size(4 * W)));  \
-    using D = double __attribute__((vector_size(8 * W)));   \
-    using B = uint8_t __attribute__((vector_size(W)));      \
-    using S = int16_t __attribute__((vector_size(2 * W)));  \
-  };
-IRN_TYPES(kFloats)
-IRN_TYPES(kDoubles)
-
-template <class Vector>
-using Element = std::remove_reference_t<decltype(std::declval<Vector&>()[0])>;
-
-template <int W>
-struct Of {
-  using V = typename Types<W>::V;
-  using N = typename Types<W>::N;
-  using D = typename Types<W>::D;
-  using B = typename Types<W>::B;
-  using S = typename Types<W>::S;
-  static constexpr int64_t kWide = W;
-
-  static V splat(float x) { return x - V{}; }
-  static V magnitude(V x) { return (V)((N)x & 0x7fffffff); }
-  static V choose(N mask, V a, V b) { return (V)(((N)a & mask) | ((N)b & ~mask)); }
-  static D wide(V x) { return __builtin_convertvector(x, D); }
-  static V narrow(D x) { return __builtin_convertvector(x, V); }
-
-  // p[0 .. count), the rest as given.
-  static V read(const float* p, int64_t count, float rest) {
-    V x = splat(rest);
-    if (count == W) {
-      __builtin_memcpy(&x, p, sizeof x);
-    } else {
-      for (int64_t i = 0; i < count; ++i) x[i] = p[i];
-    }
-    return x;
-  }
-  static void write(float* p, int64_t count, V x) {
-    if (count == W) {
-      __builtin_memcpy(p, &x, sizeof x);
-    } else {
-      for (int64_t i = 0; i < count; ++i) p[i] = x[i];
-    }
-  }
-  template <class Small>
-  static N read_small(const void* from, int64_t count) {
-    Small x{};
-    auto p = (const Element<Small>*)from;
-    if (count == W) {
-      __builtin_memcpy(&x, p, sizeof x);
-    } else {
-      for (int64_t i = 0; i < count; ++i) x[i] = p[i];
-    }
-    return __builtin_convertvector(x, N);
-  }
-  static N read_bytes(const uint8_t* p, int64_t count) { return read_small<B>(p, count); }
-  static N read_shorts(const int16_t* p, int64_t count) { return read_small<S>(p, count); }
-  template <class Small>
-  static void write_small(void* to, int64_t count, N from) {
-    Small x = __builtin_convertvector(from, Small);
-    auto p = (Element<Small>*)to;
-    if (count == W) {
-      __builtin_memcpy(p, &x, sizeof x);
-    } else {
-      for (int64_t i = 0; i < count; ++i) p[i] = x[i];
-    }
-  }
-  static void write_bytes(uint8_t* p, int64_t count, N x) { write_small<B>(p, count, x); }
-  static void write_shorts(int16_t* p, int64_t count, N x) { write_small<S>(p, count, x); }
-  static double sum_of(D x) {
-    double sum = 0;
-    for (int i = 0; i < W; ++i) sum += x[i];
-    return sum;
-  }
-  // Calls pass(i, count) for each whole vector, and once for a rest.
-  template <class Pass>
-  static void each(int64_t n, const Pass& pass) {
-    int64_t i = 0;
-    for (; i + W <= n; i += W) pass(i, W);
-    if (i < n) pass(i, n - i);
-  }
-};
-
-using Floats = Of<kFloats>;
-using Halves = Of<kDoubles>;
-
-// k t (1 - tanh(t x)^2) = 4 k t e / (1 + e)^2 with e = exp(-2 |t x|) = 2^-y, which takes no difference of
-// numbers near 1. From y = 48 on it is 0: less than a rounding beside its peak. At NaN it is 0 too.
-template <class T, class V = typename T::V, class N = typename T::N>
-inline V slope(V x, V t, V peak) {
-  V y = T::magnitude(x * t) * 2.88539008f;  // 2 / ln 2
-  N near = y < T::splat(48.0f);
-  y = (V)((N)y & near);
-  N whole = __builtin_convertvector(y, N);
-  V u = (0.5f - (y - __builtin_convertvector(whole, V))) * 0.693147181f;  // |u| <= ln 2 / 2
-  V p = 1.98412698e-4f * u + 1.38888889e-3f;                              // Taylor's series of exp
-  p = p * u + 8.33333333e-3f;
-  p = p * u + 4.16666667e-2f;
-  p = p * u + 1.66666667e-1f;
-  p = p * u + 0.5f;
-  p = p * u + 1.0f;
-  p = p * u + 1.0f;
-  V e = p * 0.707106781f * (V)((127 - whole) << 23);
-  V one = 1.0f + e;
-  return (V)((N)(peak * e / (one * one)) & near);
-}
 
 void sign(const float* x, float* out, int64_t n) {
   using T = Floats;
@@ -144,72 +26,6 @@ void surrogate(const float* x, const float* grad, float* out, int64_t n, float k
     auto g = T::read(grad + i, count, 0.0f);
     T::write(out + i, count, g * slope<T>(T::read(x + i, count, 0.0f), all_t, peak));
   });
-}
-
-void encode(const float* x, uint8_t* codes, int64_t n, float t) {
-  using T = Floats;
-  auto all_t = T::splat(t), four = T::splat(4.0f), zero = T::splat(0.0f);
-  T::each(n, [=](int64_t i, int64_t count) {
-    auto v = T::read(x + i, count, 0.0f);
-    T::N level = __builtin_convertvector(slope<T>(v, all_t, four) * 127.0f + 0.5f, T::N);
-    T::write_bytes(codes + i, count, level | ((v >= zero) & 128));
-  });
-}
-
-void coded_sign(const uint8_t* codes, float* out, int64_t n) {
-  using T = Floats;
-  auto one = T::splat(1.0f), minus = T::splat(-1.0f);
-  T::each(n, [=](int64_t i, int64_t count) {
-    T::write(out + i, count, T::choose(T::read_bytes(codes + i, count) > 127, one, minus));
-  });
-}
-
-void coded_surrogate(const uint8_t* codes, const float* grad, float* out, int64_t n, float step) {
-  using T = Floats;
-  T::each(n, [=](int64_t i, int64_t count) {
-    auto level = __builtin_convertvector(T::read_bytes(codes + i, count) & 127, T::V);
-    T::write(out + i, count, T::read(grad + i, count, 0.0f) * (level * step));
-  });
-}
-
-// Calls pass(i, count, bytes, bit) for each vector of a block of numbers, whose bits are bit `bit` of these bytes: no
-// bit has to cross from one lane to another.
-constexpr int64_t kBlock = 128, kBytes = kBlock / 8;
-
-template <class Pass>
-inline void each_of_block(int64_t begin, int64_t n, const Pass& pass) {
-  for (int bit = 0; bit < 8; ++bit) {
-    for (int64_t lane = 0; lane < kBytes; lane += Floats::kWide) {
-      int64_t i = begin + bit * kBytes + lane, count = n - i;
-      pass(i, count < 0 ? 0 : count < Floats::kWide ? count : Floats::kWide, begin / 8 + lane, bit);
-    }
-  }
-}
-
-void inside(const float* x, uint8_t* bits, int64_t n, float low, float high) {
-  using T = Floats;
-  auto lowest = T::splat(low), highest = T::splat(high);
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    T::N found[kBytes / T::kWide] = {};
-    each_of_block(begin, n, [&](int64_t i, int64_t count, int64_t byte, int bit) {
-      if (count == 0) return;
-      auto v = T::read(x + i, count, low);  // a comparison with NaN is false
-      found[byte % kBytes / T::kWide] |= ~((v <= lowest) | (v >= highest)) & (1 << bit);
-    });
-    for (int64_t lane = 0; lane < kBytes; lane += T::kWide)
-      T::write_bytes(bits + begin / 8 + lane, T::kWide, found[lane / T::kWide]);
-  }
-}
-
-void where_inside(const uint8_t* bits, const float* grad, float* out, int64_t n) {
-  using T = Floats;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    each_of_block(begin, n, [=](int64_t i, int64_t count, int64_t byte, int bit) {
-      if (count == 0) return;
-      auto set = (T::read_bytes(bits + byte, T::kWide) & (1 << bit)) != 0;
-      T::write(out + i, count, (T::V)((T::N)T::read(grad + i, count, 0.0f) & set));
-    });
-  }
 }
 
 // One filter. stats: mean, 1 / deviation (0 for a constant filter), 2^s. Sums are of doubles, rounded once, so
@@ -276,29 +92,6 @@ void filter_gradient(const float* w, const float* grad, const float* stats, floa
   T::each(n, [&](int64_t i, int64_t count) {
     V g = (T::read(out + i, count, 0.0f) - middle - standard(i, count) * along) * scale;
     T::write(out + i, count, scale == 0.0f ? V{} : g);  // a constant filter has no gradient, whatever comes in
-  });
-}
-
-// As rprelu below: a register goes down one column after the other. Steps are powers of two, so that their reciprocals
-// and products are exact.
-void counts(const float* x, const float* steps, int16_t* out, int64_t rows, int64_t columns) {
-  using T = Floats;
-  auto zero = T::splat(0.0f), half = T::splat(0.5f);
-  T::each(columns, [=](int64_t c, int64_t count) {
-    auto inverse = 1.0f / T::read(steps + c, count, 1.0f);
-    for (int64_t i = c; i < rows * columns; i += columns) {
-      auto v = T::read(x + i, count, 0.0f) * inverse;
-      T::write_shorts(out + i, count, __builtin_convertvector(v + T::choose(v < zero, -half, half), T::N));
-    }
-  });
-}
-
-void from_counts(const int16_t* counts, const float* steps, float* out, int64_t rows, int64_t columns) {
-  using T = Floats;
-  T::each(columns, [=](int64_t c, int64_t count) {
-    auto step = T::read(steps + c, count, 1.0f);
-    for (int64_t i = c; i < rows * columns; i += columns)
-      T::write(out + i, count, __builtin_convertvector(T::read_shorts(counts + i, count), T::V) * step);
   });
 }
 
