@@ -21,7 +21,7 @@ void fill_border(const Tensor& t, const Sizes& s, uint8_t* workspace) {
   auto fill = [&](int64_t n, int64_t y, int64_t x, int64_t count) {  // a stretch of one row
     uint8_t* to = v.at(n, y, x);
     if (zeros) {
-      std::memset(to, 0, size_t(count * t.pixel));
+      std::memset(to, t.form.kind == FormKind::kBytes ? 128 : 0, size_t(count * t.pixel));
       return;
     }
     for (int64_t i = x; i < x + count; ++i, to += t.pixel)

@@ -5,23 +5,13 @@
 #include "finish.h"
 #include "pairs.h"
 #include "tile.h"
+#include "whole.h"
 
 namespace irn::IRN_ISA {
 
 template <class M>
 using TileFunction = void (*)(const typename M::Unit* const*, int64_t, const typename M::Weight*,
                               const Segment*, const Segment*, typename M::Count*);
-
-// The pixels of one tile: where their windows start, and where their results go.
-template <class M>
-struct Tile {
-  static constexpr int kMost = M::kPixels;
-  int n = 0;
-  const typename M::Unit* in[kMost];
-  const int32_t* bias[kMost];
-  float scale[kMost];  // ints: of the pixel's image
-  Place to[kMost];
-};
 
 // Walks over the pixels of a job in order; what those of a row have in common is worked out once.
 class Walk {
@@ -67,6 +57,12 @@ class Walk {
   float scale_;
 };
 
+template <class M>
+inline I whole_sum(const ConvJob& job, const int32_t* counts, int64_t channel) {
+  if constexpr (M::kOffset) return add_ints(load_ints(counts), load_ints(job.start + channel));
+  return load_ints(counts);
+}
+
 // Channels [done, block.count) of a tile's pixels: R vectors at a time, then fewer, so that few go one by one.
 // Half as many are left to fewer vectors if they fill units of bits, or if they are the last of all, behind which
 // a unit is filled up with 0. (Of another group they may be the last as well: then no bits are written.)
@@ -85,8 +81,8 @@ inline void finish_tile(const ConvJob& job, const Block& block, const C* counts,
         const C* from = counts + pixel * kBlock + done + i * kFloats;
         if constexpr (M::kCounts)
           r[i] = M::finish(from, t.bias[pixel] + channel + i * kFloats);
-        else if constexpr (std::is_same_v<M, Ints>)
-          r[i] = mul(to_floats(load_ints(from)), splat(t.scale[pixel]));
+        else if constexpr (M::kIntegers)
+          r[i] = mul(to_floats(whole_sum<M>(job, from, channel + i * kFloats)), splat(t.scale[pixel]));
         else
           r[i] = load(from);
       }
@@ -134,6 +130,10 @@ void pair_tile(const ConvJob& job, const Block& block, const Tile<M>& t, const J
 
 template <class M, int V>
 void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
+  if constexpr (M::kBegins) {
+    if (t.simple && t.n == M::kPixels && block.count == V * M::kLanes)
+      return whole_tile<M, M::kPixels, V>(job, block, t);
+  }
   constexpr int kBlock = V * M::kLanes, kAll = kBlock / kFloats, kAtOnce = kAll < kWide ? kAll : kWide;
   static constexpr TileFunction<M> kTiles[] = {tile<M, 1, V>, tile<M, 2, V>, tile<M, 3, V>,
                                                tile<M, 4, V>, tile<M, 5, V>, tile<M, 6, V>};
@@ -201,35 +201,43 @@ void conv_pairs(const ConvJob& job, int64_t b0, int64_t b1, const Tile<M>& t) {
   }
 }
 
-// Items are pairs of a chunk of pixels and a panel of blocks, panels fastest.
+// Pixels [first, last) of blocks [b0, b1).
 template <class M>
-void conv(const ConvJob& job, int64_t begin, int64_t end) {
-  int64_t panels = (job.n_blocks + job.panel - 1) / job.panel;
+void conv_range(const ConvJob& job, int64_t first, int64_t last, int64_t b0, int64_t b1) {
   bool pairs = false;
   if constexpr (M::kPairs > 0) pairs = Joined<M>::fits(job);
   bool narrow = job.n_blocks == 1 && job.blocks[0].vectors == kNarrow<M>;
   int64_t most = pairs ? 2 * (narrow ? M::kPairs : M::kWidePairs) : M::kPixels;
+  Walk walk(job, first);
+  Tile<M> t;
+  if constexpr (M::kBegins) t.simple = ends_simply(job);
+  while (first < last) {
+    int64_t left = last - first, tiles = (left + most - 1) / most;
+    // About equal tiles, not full ones and a rest; but no half pairs, and full ones where those alone are fast.
+    int64_t n = (left + tiles - 1) / tiles;
+    if (pairs && n < left) n += n % 2;
+    if (M::kBegins && t.simple) n = left < most ? left : most;
+    walk.take(t, n);
+    first += n;
+    if constexpr (M::kPairs > 0) {
+      if (pairs && n > 1) {
+        conv_pairs(job, b0, b1, t);
+        continue;
+      }
+    }
+    conv_blocks(job, b0, b1, t);
+  }
+}
+
+// Items are pairs of a chunk of pixels and a panel of blocks, panels fastest.
+template <class M>
+void conv(const ConvJob& job, int64_t begin, int64_t end) {
+  int64_t panels = (job.n_blocks + job.panel - 1) / job.panel;
   for (; begin < end; ++begin) {
     int64_t first = begin / panels * job.chunk, b0 = begin % panels * job.panel;
     int64_t last = first + job.chunk < job.pixels ? first + job.chunk : job.pixels;
     int64_t b1 = b0 + job.panel < job.n_blocks ? b0 + job.panel : job.n_blocks;
-    Walk walk(job, first);
-    Tile<M> t;
-    while (first < last) {
-      int64_t left = last - first, tiles = (left + most - 1) / most;
-      // About equal tiles, not full ones and a rest; but no half pairs.
-      int64_t n = (left + tiles - 1) / tiles;
-      if (pairs && n < left) n += n % 2;
-      walk.take(t, n);
-      first += n;
-      if constexpr (M::kPairs > 0) {
-        if (pairs && n > 1) {
-          conv_pairs(job, b0, b1, t);
-          continue;
-        }
-      }
-      conv_blocks(job, b0, b1, t);
-    }
+    conv_range<M>(job, first, last, b0, b1);
   }
 }
 

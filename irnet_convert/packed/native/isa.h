@@ -2,13 +2,14 @@
 #pragma once
 #include "conv.h"
 #include "move.h"
+#include "winograd.h"
 
 namespace irn::IRN_ISA {
 
 template <class M>
 constexpr CoreShape shape_of(int64_t unit_bits, int64_t max_total) {
   return {M::kLanes, M::kVectors, kNarrow<M>, sizeof(typename M::Unit), sizeof(typename M::Weight),
-          unit_bits, M::kStep, M::kMaxSteps, max_total};
+          unit_bits, M::kStep, M::kMaxSteps, max_total, M::kBegins};
 }
 
 inline void put_bits(uint8_t* vector, int64_t lane, uint32_t unit) {
@@ -43,7 +44,18 @@ inline constexpr Kernels kKernels = {
     shape_of<Bits>(Bits::kUnitBits, sizeof(Bits::Count) == 2 ? 65535 : int64_t(1) << 30),
     shape_of<Real>(0, int64_t(1) << 62),
     shape_of<Ints>(0, int64_t(1) << 62),
-    put_bits, conv<Bits>, conv<Real>, conv<Ints>, depthwise, pool, move, quantise, export_, measure,
+#ifdef IRN_HAS_BYTES
+    shape_of<Bytes>(0, int64_t(1) << 62),
+#else
+    {},
+#endif
+    put_bits, conv<Bits>, conv<Real>, conv<Ints>,
+#ifdef IRN_HAS_BYTES
+    conv<Bytes>,
+#else
+    nullptr,
+#endif
+    winograd, pooled, depthwise, pool, move, quantise, export_, measure,
 };
 
 }  // namespace irn::IRN_ISA

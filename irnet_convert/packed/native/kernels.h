@@ -4,6 +4,7 @@
 //   real   float32
 //   signs  float32 that holds +1 and -1; for the few binary layers that are computed as real ones
 //   ints   int16, quantised image by image; the scales of the images follow the tensor
+//   bytes  the same in 8 bits, as uint8 with 128 for 0
 //   bits   units of Kernels::unit_bits channels, bit 1 = +1; bits behind the last channel are 0
 //
 // Included by files that are compiled for different processors: nothing here may be a function that the
@@ -91,9 +92,25 @@ struct ConvJob {
   const int32_t* row_class;
   const int32_t* column_class;
   int64_t column_classes, bias_stride;
+  const int32_t* start;      // bits: -bias / 2, where all are even, else nullptr; see whole.h. bytes: see tile.h
+  const float* minus_twice;  // -2 scale
   const float* scales;  // ints: of each image
   Epilogue epilogue;
 };
+
+// A real convolution by minimal filtering along rows; see winograd.h.
+struct WinogradJob {
+  ConvJob plain;          // the same, for numbers that are too large for it
+  int64_t kernel_rows, stride;  // of rows
+  int64_t line, row;      // bytes from one row of the input to the next; numbers of a row that windows read
+  int64_t cell, tiles;    // numbers of a cell; tiles of four outputs in a row
+  int64_t band, bands;    // rows of outputs that are worked on together, and how many bands an image has
+  const float* weights;   // [block][point][step][channel]
+};
+constexpr int64_t kScratch = 1 << 15;  // floats of a band's transformed rows
+// From one point of a tile to the next: whole vectors.
+constexpr int64_t filtered_plane(int64_t numbers, int64_t lanes) { return (numbers + lanes - 1) / lanes * lanes; }
+constexpr float kModerate = 0x1p50f;  // no sum of products of such numbers overflows
 
 // Depthwise convolution of reals: weights [tap][channels], channels as in the epilogue's constants.
 struct DepthwiseJob {
@@ -116,11 +133,21 @@ struct PoolJob {
   Epilogue epilogue;
 };
 
+// A convolution, and the pooling that alone reads it; each image in parts.
+enum class Product { kWinograd, kReal, kInts, kBytes };
+struct PooledJob {
+  Product product;
+  WinogradJob conv;  // of other products plain and band alone
+  PoolJob pool;
+  int64_t parts;
+};
+
 // Quantises each image of a real tensor: s = max|x| / top, q = rint(x / s); see Conv in packed/steps.py.
 struct QuantiseJob {
   View in, out;
   int64_t h, row;  // row: values in a row of pixels
   float top;
+  bool bytes;
   float* scales;
 };
 
@@ -146,17 +173,21 @@ struct ExportJob {
 struct CoreShape {
   int64_t lanes, vectors, narrow;  // a block has `vectors`, `narrow` or 1 vectors of `lanes` channels
   int64_t unit_bytes, weight_bytes, unit_bits, step, max_steps, max_total;  // step: units a step
+  bool begins;  // sums can begin at any integer
 };
 
 // What an instruction set provides. Ranges are of pixels, for convolutions of items.
 struct Kernels {
   const char* name;
-  CoreShape bits, real, ints;
+  CoreShape bits, real, ints, bytes;  // bytes: no lanes where there are no kernels for them
   // Puts a weight unit of `unit_bits` bits, or a float, at its lane.
   void (*put_bits)(uint8_t* vector, int64_t lane, uint32_t unit);
   void (*conv_bits)(const ConvJob&, int64_t begin, int64_t end);
   void (*conv_real)(const ConvJob&, int64_t begin, int64_t end);
   void (*conv_ints)(const ConvJob&, int64_t begin, int64_t end);
+  void (*conv_bytes)(const ConvJob&, int64_t begin, int64_t end);
+  void (*winograd)(const WinogradJob&, int64_t begin, int64_t end);  // of bands
+  void (*pooled)(const PooledJob&, int64_t begin, int64_t end);          // of parts
   void (*depthwise)(const DepthwiseJob&, int64_t begin, int64_t end);
   void (*pool)(const PoolJob&, int64_t begin, int64_t end);
   void (*move)(const MoveJob&, int64_t begin, int64_t end);

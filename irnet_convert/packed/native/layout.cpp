@@ -60,7 +60,7 @@ void size_tensors(ValueLayout& v, int64_t writer, bool writes_bits, bool only_re
     v.tensors.back().last = writer;
   }
   for (Tensor& t : v.tensors) {
-    t.pixel = v.sizes.c * (t.form.kind == FormKind::kInts ? 2 : 4);
+    t.pixel = v.sizes.c * (t.form.kind == FormKind::kInts ? 2 : t.form.kind == FormKind::kBytes ? 1 : 4);
     if (t.form.kind == FormKind::kBits)
       t.pixel = ceil_div(v.sizes.c, kernels.bits.unit_bits) * kernels.bits.unit_bytes;
     t.first = writer;
@@ -70,16 +70,76 @@ void size_tensors(ValueLayout& v, int64_t writer, bool writes_bits, bool only_re
       throw Refused("the input does not fit: it is too large");
     t.bytes = ceil_div(t.bytes + kSlack * 4, 64) * 64;
     t.scales = t.bytes;
-    if (t.form.kind == FormKind::kInts) t.bytes += ceil_div(v.sizes.n * 4, 64) * 64;
+    if (t.form.quantised()) t.bytes += ceil_div(v.sizes.n * 4, 64) * 64;
+  }
+}
+
+// A shortcut that nobody reads after the step that adds it: the sum takes its place. Every number is read where it
+// is written, so the cache holds one map of a residual block and not two.
+void write_over(Layout& layout, const Program& program, const std::vector<Prepared>& prepared) {
+  constexpr Form kPlain = {FormKind::kReal, PadMode::kZeros};
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    const Step& s = program.steps[i];
+    if (prepared[i].method > Method::kDepthwise) continue;
+    Tensor* to = nullptr;
+    for (Tensor& t : layout.values[program.inputs + i].tensors)
+      if (t.form.kind == FormKind::kReal && t.direct) to = &t;
+    for (const Post& p : s.post) {
+      if (!to || to->over || p.kind != PostKind::kAdd) continue;
+      Tensor* from = layout.values[size_t(p.a)].find(kPlain);
+      bool read = s.inputs[0] == p.a && prepared[i].input == kPlain;  // windows reach over many pixels
+      if (read || from->last != int64_t(i) + 1 || from->bytes != to->bytes) continue;
+      if (std::equal(from->pad, from->pad + 4, to->pad)) to->over = from;
+    }
+  }
+}
+
+// Bands of as many rows as fit in what winograd() has for them.
+void make_filter(ConvLayout& c, const Step& s, const Sizes& in, const Sizes& out, const CoreShape& core) {
+  constexpr int64_t kMostRows = 8;
+  int64_t tiles = ceil_div(out.w, 4), cell = s.stride[1] * in.c;
+  int64_t more = (kScratch / (tiles * 7) - core.lanes + 1) / cell - s.kernel[0];  // rows of the input than a window has
+  if (more < 0 || out.w < 8) return;
+  c.filter_tiles = tiles;
+  c.filter_band = std::min(more / s.stride[0] + 1, kMostRows);
+}
+
+// Whether the pooling behind a convolution alone reads its result, so that both can be one.
+bool is_pooled(const Layout& layout, const Program& program, size_t i) {
+  if (i + 1 >= program.steps.size()) return false;
+  const Step& next = program.steps[i + 1];
+  const std::vector<Tensor>& tensors = layout.values[program.inputs + i].tensors;
+  const ValueLayout& result = layout.values[program.inputs + i + 1];
+  bool max = next.kind == Kind::kMaxPool;
+  if (max ? next.dilation[0] != 1 : next.kind != Kind::kAvgPool) return false;
+  if (tensors.size() != 1 || tensors[0].form.kind != FormKind::kReal || tensors[0].last != int64_t(i) + 2) return false;
+  for (const Post& p : next.post)
+    if (p.kind == PostKind::kAdd && p.a == int64_t(program.inputs + i)) return false;
+  return !result.tensors.empty() && result.sizes.pixels() > 0;
+}
+
+// Filtered convolutions, and those that pooling is one step with: its result is written while their input is read.
+void note_bands(Layout& layout, const Program& program, const std::vector<Prepared>& prepared,
+                   const Kernels& kernels) {
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    const Step& s = program.steps[i];
+    Method method = prepared[i].method;
+    if (method != Method::kConvReal && method != Method::kConvInts && method != Method::kConvBytes) continue;
+    const Sizes &in = layout.values[size_t(s.inputs[0])].sizes, &out = layout.values[program.inputs + i].sizes;
+    if (prepared[i].filtered.bytes()) make_filter(layout.convs[i], s, in, out, kernels.real);
+    layout.convs[i].pooled = is_conv(s.kind) && is_pooled(layout, program, i);
+    if (!layout.convs[i].pooled) continue;
+    for (Tensor& t : layout.values[program.inputs + i + 1].tensors) t.first = int64_t(i) + 1;
   }
 }
 
 // Gives tensors that are alive at the same time different places, the largest first, each at the lowest
 // place that is free.
 void place(Layout& layout) {
-  std::vector<Tensor*> all, placed;
-  for (ValueLayout& v : layout.values)
-    for (Tensor& t : v.tensors) all.push_back(&t);
+  std::vector<Tensor*> all, placed, over;
+  for (ValueLayout& v : layout.values)  // in the order in which they are written
+    for (Tensor& t : v.tensors) (t.over ? over : all).push_back(&t);
+  for (auto t = over.rbegin(); t != over.rend(); ++t) (*t)->over->last = std::max((*t)->over->last, (*t)->last);
   std::stable_sort(all.begin(), all.end(), [](Tensor* a, Tensor* b) { return a->bytes > b->bytes; });
   for (Tensor* t : all) {
     for (Tensor* other : placed) {  // in the order of their offsets
@@ -91,6 +151,7 @@ void place(Layout& layout) {
     placed.insert(std::upper_bound(placed.begin(), placed.end(), t, behind), t);
     layout.workspace = std::max(layout.workspace, t->offset + t->bytes);
   }
+  for (Tensor* t : over) t->offset = t->over->offset;
 }
 
 // Stretches that are contiguous in the input: kernel rows where the taps of a row touch, else single taps;
@@ -134,7 +195,7 @@ std::vector<std::pair<int64_t, int64_t>> classify(const Step& s, int axis, int64
   return classes;
 }
 
-void make_bias(ConvLayout& c, const Step& s, const Prepared& p, const Sizes& in, const Sizes& out) {
+void make_bias(ConvLayout& c, const Step& s, const Prepared& p, const Sizes& in, const Sizes& out, bool begins) {
   bool zeros = s.pad_mode == PadMode::kZeros;
   constexpr int64_t kAll = kMaxElements;  // no place lies outside
   auto rows = classify(s, 0, out.h, zeros ? in.h : kAll, zeros ? c.pad[2] : 0, c.row_class);
@@ -152,6 +213,18 @@ void make_bias(ConvLayout& c, const Step& s, const Prepared& p, const Sizes& in,
       for (int64_t o = 0; o < out.c; ++o) to[o] = int32_t(fan_in - (all[o] - (a[o] - b[o] - d[o] + e[o])));
       to += stride;
     }
+  if (!begins) return;
+  int32_t *first = c.bias.as<int32_t>(), odd = 0;
+  for (int32_t* b = first; b != to; ++b) odd |= *b & 1;
+  if (odd) return;
+  c.start = Memory(c.bias.bytes());
+  for (int32_t* b = first; b != to; ++b) c.start.as<int32_t>()[b - first] = -(*b / 2);
+}
+
+const CoreShape& core_of(const Prepared& p, const Kernels& kernels) {
+  if (p.method == Method::kConvBits) return kernels.bits;
+  if (p.method == Method::kConvBytes) return kernels.bytes;
+  return p.method == Method::kConvInts ? kernels.ints : kernels.real;
 }
 
 void make_conv(Layout& layout, const Program& program, const Prepared& p, size_t i, const Kernels& kernels) {
@@ -166,8 +239,8 @@ void make_conv(Layout& layout, const Program& program, const Prepared& p, size_t
     return;
   }
   bool bits = p.method == Method::kConvBits;
-  make_segments(c, s, p, view, bits ? kernels.bits : p.method == Method::kConvInts ? kernels.ints : kernels.real);
-  if (bits) make_bias(c, s, p, in.sizes, layout.values[program.inputs + i].sizes);
+  make_segments(c, s, p, view, core_of(p, kernels));
+  if (bits) make_bias(c, s, p, in.sizes, layout.values[program.inputs + i].sizes, kernels.bits.begins && p.minus_twice.bytes());
 }
 
 }  // namespace
@@ -210,6 +283,8 @@ std::unique_ptr<Layout> lay_out(const Program& program, const std::vector<Prepar
     int64_t writer = input ? 0 : int64_t(i - program.inputs) + 1;
     size_tensors(layout->values[i], writer, !p || p->writes_bits, p && p->method == Method::kFlatten, kernels);
   }
+  note_bands(*layout, program, prepared, kernels);
+  write_over(*layout, program, prepared);
   place(*layout);
   for (size_t i = 0; i < program.steps.size(); ++i)
     if (prepared[i].method <= Method::kDepthwise && layout->values[i + program.inputs].sizes.pixels() > 0)

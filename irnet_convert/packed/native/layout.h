@@ -19,6 +19,7 @@ struct Tensor {
   int64_t scales = 0;             // ints: where the images' scales start
   int64_t first = 0, last = 0;  // the steps (inputs 0, step i is i + 1) between which it is alive
   bool direct = false;          // written by its step; else a copy of the real form
+  Tensor* over = nullptr;       // what it takes the place of, number by number
 };
 
 struct Sizes {
@@ -41,8 +42,10 @@ struct ConvLayout {
   std::vector<Epoch> epochs;
   std::vector<int32_t> row_class, column_class;
   int64_t column_classes = 1;
-  Memory bias;
+  Memory bias, start;
   std::vector<int64_t> taps;
+  int64_t filter_tiles = 0, filter_band = 0;  // for a WinogradJob; 0 where it does not pay
+  bool pooled = false;                        // it and the pooling behind it are one PooledJob
 };
 
 struct Layout {

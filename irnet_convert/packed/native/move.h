@@ -163,6 +163,18 @@ inline float largest(const QuantiseJob& job, int64_t n) {
   return each[0];
 }
 
+// rint(x / s) + zero of n numbers; zero everywhere where s is 0.
+template <class T>
+inline void quantise_row(const float* in, int64_t n, float s, int zero, T* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    // Adding 1.5 * 2^23 rounds to an integer as rint does, and leaves it in the lowest bits.
+    float x = s > 0 ? in[i] / s + 12582912.0f : 12582912.0f;
+    int32_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    out[i] = T(bits + zero);
+  }
+}
+
 inline void quantise(const QuantiseJob& job, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     float s = largest(job, n) / job.top;
@@ -170,14 +182,11 @@ inline void quantise(const QuantiseJob& job, int64_t begin, int64_t end) {
     job.scales[n] = finite ? s : __builtin_nanf("");
     for (int64_t y = 0; y < job.h; ++y) {
       auto in = reinterpret_cast<const float*>(job.in.at(n, y, 0));
-      auto out = reinterpret_cast<int16_t*>(job.out.at(n, y, 0));
-      for (int64_t i = 0; i < job.row; ++i) {
-        // Adding 1.5 * 2^23 rounds to an integer as rint does, and leaves it in the lowest bits.
-        float x = finite && s > 0 ? in[i] / s + 12582912.0f : 0.0f;
-        int32_t bits;
-        __builtin_memcpy(&bits, &x, sizeof bits);
-        out[i] = int16_t(bits);
-      }
+      uint8_t* out = job.out.at(n, y, 0);
+      if (job.bytes)
+        quantise_row(in, job.row, finite ? s : 0, 128, out);
+      else
+        quantise_row(in, job.row, finite ? s : 0, 0, reinterpret_cast<int16_t*>(out));
     }
   }
 }

@@ -45,6 +45,13 @@ class Plan {
   std::atomic<Memory*> idle_[kIdle] = {};
 };
 
+// Where a step's result goes, and what is done to it on the way.
+struct Output {
+  const ValueLayout& value;
+  Epilogue epilogue;
+  std::vector<PostOp> post;
+};
+
 // Runs a plan's steps on one workspace; run.cpp.
 struct Call {
   const Program& program;
@@ -55,7 +62,8 @@ struct Call {
   int threads;
 
   void take(size_t input, const irn_tensor& tensor) const;
-  void step(size_t index) const;
+  size_t step(size_t index) const;  // how many steps it was
+  Output output_of(size_t index) const;
   void give(int64_t value, const irn_tensor& tensor) const;
 };
 

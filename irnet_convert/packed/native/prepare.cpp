@@ -78,6 +78,43 @@ void make_blocks(Prepared& p, int64_t groups, int64_t steps, const CoreShape& co
   p.weights = Memory(at * core.weight_bytes);
 }
 
+// Winograd's F(4, 4) along rows takes 7 / 4 products for every four taps: whether that is at most 10 / 19 of the plain
+// sum's, and winograd.h takes such a convolution. (Kernels of 3 columns would gain 1.7, and double their error for it.)
+bool filters(const Prepared& p, const Step& s, const CoreShape& core) {
+  int64_t columns = s.kernel[1], stride = s.stride[1];
+  return is_conv(s.kind) && p.rows && s.dilation[0] == 1 && !s.input_bits && p.input.kind == FormKind::kReal &&
+         columns <= 4 * stride && 40 * columns >= 133 * stride &&
+         p.channels % (core.lanes * core.vectors) == 0;
+}
+
+// G g for every kernel row and number of a cell, in float64; nothing if one is too large.
+void filter_weights(Prepared& p, const Weights& weights, const Step& s, int64_t inner, const CoreShape& core) {
+  static constexpr double kG[7][4] = {{-2, 0, 0, 0},
+                                      {-2 / 3.0, -2 / 3.0, -2 / 3.0, -2 / 3.0},
+                                      {-2 / 9.0, 2 / 9.0, -2 / 9.0, 2 / 9.0},
+                                      {16 / 9.0, 8 / 9.0, 4 / 9.0, 2 / 9.0},
+                                      {16 / 15.0, -8 / 15.0, 4 / 15.0, -2 / 15.0},
+                                      {2 / 45.0, 4 / 45.0, 8 / 45.0, 16 / 45.0},
+                                      {0, 0, 0, 1}};
+  int64_t block = core.lanes * core.vectors, cell = s.stride[1] * inner;
+  Memory made(7 * s.kernel[0] * cell * p.channels * 4);
+  float* to = made.as<float>();
+  for (int64_t b = 0; b < p.channels; b += block)
+    for (auto& g : kG)
+      for (int64_t y = 0; y < s.kernel[0]; ++y)
+        for (int64_t i = 0; i < cell; ++i)
+          for (int64_t c = b; c < b + block; ++c) {
+            double sum = 0;
+            for (int64_t tap = 0; tap < 4; ++tap) {
+              int64_t x = tap * s.stride[1] + i / inner;
+              if (x < s.kernel[1]) sum += g[tap] * double(weights.real(c, y * s.kernel[1] + x, i % inner));
+            }
+            if (!(std::fabs(sum) <= kModerate)) return;
+            *to++ = float(sum);
+          }
+  p.filtered = std::move(made);
+}
+
 void pack_real(Prepared& p, const Weights& weights, int64_t taps, int64_t inner, const CoreShape& core) {
   for (const Block& b : p.blocks) {
     float* to = p.weights.as<float>() + b.weights;
@@ -87,17 +124,26 @@ void pack_real(Prepared& p, const Weights& weights, int64_t taps, int64_t inner,
   }
 }
 
-// Pairs along a run; the second of the last pair is 0 where a run has an odd length.
+// Pairs or fours along a run; those behind its end are 0.
+template <class T>
 void pack_ints(Prepared& p, const Weights& weights, int64_t runs, int64_t length, int64_t inner,
                const CoreShape& core) {
+  int64_t step = core.step;
   for (const Block& b : p.blocks) {
-    int16_t* to = p.weights.as<int16_t>() + b.weights * 2;
+    T* to = p.weights.as<T>() + b.weights * step;
     for (int64_t r = 0; r < runs; ++r)
-      for (int64_t k = 0; k < length; k += 2, to += b.vectors * core.lanes * 2)
+      for (int64_t k = 0; k < length; k += step, to += b.vectors * core.lanes * step)
         for (int64_t c = 0; c < b.count; ++c)
-          for (int64_t i = k; i < k + 2 && i < length; ++i)
-            to[c * 2 + i - k] = weights.integer(b.channel + c, (r * length + i) / inner, i % inner);
+          for (int64_t i = k; i < k + step && i < length; ++i)
+            to[c * step + i - k] = T(weights.integer(b.channel + c, (r * length + i) / inner, i % inner));
   }
+}
+
+// Activations q are held as q + 128: sum (q + 128) w - 128 sum w = sum q w.
+void sum_weights(Prepared& p, const Weights& weights, int64_t taps, int64_t inner) {
+  p.start = Memory((p.channels + kSlack) * 4);
+  for (int64_t c = 0; c < p.channels; ++c)
+    for (int64_t k = 0; k < taps * inner; ++k) p.start.as<int32_t>()[c] -= 128 * weights.integer(c, k / inner, k % inner);
 }
 
 void pack_bits(Prepared& p, const Weights& weights, int64_t taps, int64_t units, const Kernels& kernels) {
@@ -156,7 +202,9 @@ void prepare_product(Prepared& p, const Program& program, const Step& s, const u
         p.weights.as<float>()[t * p.tap_stride + o] = weights.real(o, t, 0);
     return;
   }
-  const CoreShape& core = bits ? kernels.bits : s.input_bits ? kernels.ints : kernels.real;
+  bool bytes = s.input_bits && s.input_bits <= 8 && c.dtype == DType::kI8 && kernels.bytes.lanes &&
+               taps * inner < (int64_t(1) << 31) / (255 * 128);  // no sum overflows
+  const CoreShape& core = bits ? kernels.bits : bytes ? kernels.bytes : s.input_bits ? kernels.ints : kernels.real;
   int64_t units = bits ? ceil_div(inner, core.unit_bits) : inner;  // of one tap of one group
   p.rows = is_conv(s.kind) && s.groups == 1 && s.dilation[1] == 1;
   int64_t length = units * (p.rows ? s.kernel[1] : 1), runs = p.rows ? s.kernel[0] : taps;
@@ -168,14 +216,20 @@ void prepare_product(Prepared& p, const Program& program, const Step& s, const u
     p.input = {FormKind::kBits, s.pad_mode};
     pack_bits(p, weights, taps, units, kernels);
     sum_taps(p, weights, s, inner);
+  } else if (bytes) {
+    p.method = Method::kConvBytes;
+    p.input = {FormKind::kBytes, s.pad_mode, s.input_bits};
+    pack_ints<int8_t>(p, weights, runs, length, inner, core);
+    sum_weights(p, weights, taps, inner);
   } else if (s.input_bits) {
     p.method = Method::kConvInts;
     p.input = {FormKind::kInts, s.pad_mode, s.input_bits};
-    pack_ints(p, weights, runs, length, inner, core);
+    pack_ints<int16_t>(p, weights, runs, length, inner, core);
   } else {
     p.method = Method::kConvReal;
     p.input = {real, s.pad_mode};
     pack_real(p, weights, taps, inner, core);
+    if (filters(p, s, core)) filter_weights(p, weights, s, inner, core);
   }
 }
 
@@ -201,12 +255,19 @@ void prepare_post(Prepared& p, const Program& program, const Step& s, int64_t ch
     if (post.kind == PostKind::kAffine) op.b = post_constant(p, program, post.b, channels, blob);
     p.post.push_back(op);
   }
+  if (p.method != Method::kConvBits || p.post.empty() || p.post[0].kind != PostKind::kAffine) return;
+  Memory twice((channels + kSlack) * 4);
+  for (int64_t i = 0; i < channels; ++i) {
+    twice.as<float>()[i] = -2 * p.post[0].a[i];
+    if (!std::isfinite(twice.as<float>()[i])) return;
+  }
+  p.minus_twice = std::move(twice);
 }
 
 }  // namespace
 
 int64_t Prepared::bytes() const {
-  int64_t total = weights.bytes() + tap_sums.bytes();
+  int64_t total = weights.bytes() + tap_sums.bytes() + start.bytes() + filtered.bytes() + minus_twice.bytes();
   for (const Memory& m : constants) total += m.bytes();
   return total;
 }

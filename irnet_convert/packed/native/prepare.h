@@ -9,15 +9,16 @@
 namespace irn {
 
 // How a tensor is held inside a plan; see kernels.h. Forms of one kind differ in what their border holds.
-enum class FormKind { kReal, kSigns, kBits, kInts };
+enum class FormKind { kReal, kSigns, kBits, kInts, kBytes };
 struct Form {
   FormKind kind;
   PadMode mode;
-  int64_t bits = 0;  // ints: of the quantised input
+  int64_t bits = 0;  // ints, bytes: of the quantised input
+  bool quantised() const { return kind == FormKind::kInts || kind == FormKind::kBytes; }
   bool operator==(const Form& o) const { return kind == o.kind && mode == o.mode && bits == o.bits; }
 };
 
-enum class Method { kConvBits, kConvReal, kConvInts, kDepthwise, kPool, kMove, kFlatten };
+enum class Method { kConvBits, kConvReal, kConvInts, kConvBytes, kDepthwise, kPool, kMove, kFlatten };
 
 struct Prepared {
   Method method;
@@ -34,7 +35,10 @@ struct Prepared {
   int64_t group_units = 0;  // from the channels of one group to those of the next
   Memory tap_sums;          // bits: int32 [kH + 1][kW + 1][stride], see prepare.cpp
   int64_t tap_stride = 0;
+  Memory start;             // bytes: what the sums of each channel begin at
+  Memory minus_twice;       // bits: -2 scale of a multiply-add that comes first, if that is finite
   int64_t channels = 0;     // of the result
+  Memory filtered;          // real: weights for winograd.h, where that pays
 
   int64_t bytes() const;
 };

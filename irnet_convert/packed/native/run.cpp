@@ -12,12 +12,6 @@ constexpr Form kPlain = {FormKind::kReal, PadMode::kZeros};
 // Work below which a second thread costs more than it brings, in bytes or multiply-adds.
 constexpr int64_t kLeastWork = 1 << 15;
 
-struct Output {
-  const ValueLayout& value;
-  Epilogue epilogue;
-  std::vector<PostOp> post;
-};
-
 View view(const Call& call, int64_t value, Form form) {
   const ValueLayout& v = call.layout.values[size_t(value)];
   return view_of(*v.find(form), v.sizes, call.workspace);
@@ -59,6 +53,7 @@ void quantise(const Call& call, int64_t value, const Tensor& t) {
   job.out = view_of(t, v.sizes, call.workspace);
   job.h = v.sizes.h;
   job.row = v.sizes.w * v.sizes.c;
+  job.bytes = t.form.kind == FormKind::kBytes;
   job.top = float((1 << (t.form.bits - 1)) - 1);
   job.scales = reinterpret_cast<float*>(call.workspace + t.offset + t.scales);
   spread(call, call.kernels.quantise, job, v.sizes.n, v.sizes.pixels() * v.sizes.c);
@@ -69,7 +64,7 @@ void complete(const Call& call, int64_t value) {
   const ValueLayout& v = call.layout.values[size_t(value)];
   for (const Tensor& t : v.tensors) {
     if (t.direct || v.sizes.pixels() == 0) continue;
-    if (t.form.kind == FormKind::kInts) {
+    if (t.form.quantised()) {
       quantise(call, value, t);
       continue;
     }
@@ -94,7 +89,25 @@ void cut(const Call& call, const Prepared& p, ConvJob& job) {
   if (call.threads == 1 && p.weights.bytes() > kWeights) job.chunk = job.pixels;
 }
 
-void run_conv(const Call& call, size_t index, const Output& out) {
+WinogradJob winograd_job(const Call& call, size_t index, const ConvJob& plain) {
+  const Step& s = call.program.steps[index];
+  const ConvLayout& c = call.layout.convs[index];
+  const Sizes& in = call.layout.values[size_t(s.inputs[0])].sizes;
+  WinogradJob job{};
+  job.plain = plain;
+  job.kernel_rows = s.kernel[0];
+  job.stride = s.stride[0];
+  job.line = plain.in.y / s.stride[0];
+  job.row = ((plain.grid.w - 1) * s.stride[1] + s.kernel[1]) * in.c;
+  job.cell = s.stride[1] * in.c;
+  job.tiles = c.filter_tiles;
+  job.band = c.filter_band;
+  job.bands = ceil_div(plain.grid.h, std::max(job.band, int64_t(1)));
+  job.weights = call.prepared[index].filtered.as<float>();
+  return job;
+}
+
+ConvJob conv_job(const Call& call, size_t index, const Output& out) {
   const Step& s = call.program.steps[index];
   const Prepared& p = call.prepared[index];
   const ConvLayout& c = call.layout.convs[index];
@@ -120,16 +133,33 @@ void run_conv(const Call& call, size_t index, const Output& out) {
     job.column_class = c.column_class.data();
     job.column_classes = c.column_classes;
     job.bias_stride = p.tap_stride;
+    if (c.start.bytes()) job.start = c.start.as<int32_t>(), job.minus_twice = p.minus_twice.as<float>();
   }
-  if (p.method == Method::kConvInts) {
+  if (p.method == Method::kConvBytes) job.start = p.start.as<int32_t>();
+  if (p.input.quantised()) {
     const Tensor& t = *call.layout.values[size_t(s.inputs[0])].find(p.input);
     job.scales = reinterpret_cast<const float*>(call.workspace + t.offset + t.scales);
   }
   job.epilogue = out.epilogue;
-  int64_t items = ceil_div(job.pixels, job.chunk) * ceil_div(job.n_blocks, job.panel);
+  return job;
+}
+
+void run_conv(const Call& call, size_t index, const Output& out) {
+  const Prepared& p = call.prepared[index];
+  ConvJob job = conv_job(call, index, out);
+  bool bits = p.method == Method::kConvBits;
   int64_t work = job.pixels * (p.weights.bytes() / (bits ? 8 : 1));
-  bool ints = p.method == Method::kConvInts;
-  auto kernel = bits ? call.kernels.conv_bits : ints ? call.kernels.conv_ints : call.kernels.conv_real;
+  if (call.layout.convs[index].filter_tiles) {
+    WinogradJob filtered = winograd_job(call, index, job);
+    spread(call, call.kernels.winograd, filtered, out.value.sizes.n * filtered.bands, work);
+    return;
+  }
+  int64_t items = ceil_div(job.pixels, job.chunk) * ceil_div(job.n_blocks, job.panel);
+  const Kernels& k = call.kernels;
+  auto kernel = bits                             ? k.conv_bits
+                : p.method == Method::kConvBytes ? k.conv_bytes
+                : p.method == Method::kConvInts  ? k.conv_ints
+                                                 : k.conv_real;
   spread(call, kernel, job, items, work);
 }
 
@@ -153,7 +183,7 @@ void run_depthwise(const Call& call, size_t index, const Output& out) {
   spread(call, call.kernels.depthwise, job, pixels, pixels * p.channels * job.n_taps);
 }
 
-void run_pool(const Call& call, size_t index, const Output& out) {
+PoolJob pool_job(const Call& call, size_t index, const Output& out) {
   const Step& s = call.program.steps[index];
   const Sizes& in = call.layout.values[size_t(s.inputs[0])].sizes;
   bool global = s.kind == Kind::kGlobalAvgPool;
@@ -171,8 +201,34 @@ void run_pool(const Call& call, size_t index, const Output& out) {
   job.max = s.kind == Kind::kMaxPool;
   job.count_include_pad = s.count_include_pad;
   job.epilogue = out.epilogue;
+  return job;
+}
+
+void run_pool(const Call& call, size_t index, const Output& out) {
+  PoolJob job = pool_job(call, index, out);
   int64_t pixels = out.value.sizes.pixels();
-  spread(call, call.kernels.pool, job, pixels, pixels * in.c * job.kernel[0] * job.kernel[1]);
+  spread(call, call.kernels.pool, job, pixels, pixels * job.channels * job.kernel[0] * job.kernel[1]);
+}
+
+// A convolution and the pooling behind it; see pooled() in winograd.h.
+void run_pooled(const Call& call, size_t index, const Output& conv, const Output& pool) {
+  constexpr int64_t kBand = 8;
+  Method method = call.prepared[index].method;
+  bool filtered = call.layout.convs[index].filter_tiles;
+  PooledJob job{};
+  job.product = filtered                       ? Product::kWinograd
+                : method == Method::kConvBytes ? Product::kBytes
+                : method == Method::kConvInts  ? Product::kInts
+                                               : Product::kReal;
+  job.conv = winograd_job(call, index, conv_job(call, index, conv));
+  if (!filtered) job.conv.band = kBand;
+  job.pool = pool_job(call, index + 1, pool);
+  job.parts = 1;
+  // A part's rows must lie in rows of its own: a band, and a window less its stride.
+  int64_t rows = job.conv.band + job.pool.kernel[0], most = std::max(job.pool.h / rows, int64_t(1));
+  if (call.threads > 1) job.parts = std::min(int64_t(2 * call.threads), most);
+  int64_t work = conv.value.sizes.pixels() * call.prepared[index].weights.bytes();
+  spread(call, call.kernels.pooled, job, conv.value.sizes.n * job.parts, work);
 }
 
 void run_move(const Call& call, const MoveJob& job, int64_t pixels) {
@@ -222,25 +278,37 @@ void set_post(Output& out) {
   if (op != end && op->kind == PostKind::kAffine) e.scale = op->a, e.shift = op->b, ++op;
   if (op != end && op->kind == PostKind::kAdd) e.add = op->value, ++op;
   if (op != end && op->kind == PostKind::kClamp) e.clamp = true, e.lo = op->lo, e.hi = op->hi, ++op;
+  if (!e.clamp) e.lo = -__builtin_inff(), e.hi = __builtin_inff();
   e.post = op;
   e.posts = end - op;
 }
 
 }  // namespace
 
-void Call::step(size_t index) const {
-  int64_t value = int64_t(program.inputs + index);
-  Output out{layout.values[size_t(value)], {}, prepared[index].post};
-  if (out.value.tensors.empty()) return;  // nobody reads it
+Output Call::output_of(size_t index) const {
+  Output out{layout.values[program.inputs + index], {}, prepared[index].post};
   const std::vector<Post>& posts = program.steps[index].post;
   for (size_t i = 0; i < posts.size(); ++i)
     if (posts[i].kind == PostKind::kAdd) out.post[i].value = view(*this, posts[i].a, kPlain);
   set_post(out);
   add_views(*this, out.value, true, out.epilogue);
+  return out;
+}
+
+size_t Call::step(size_t index) const {
+  int64_t value = int64_t(program.inputs + index);
+  if (layout.values[size_t(value)].tensors.empty()) return 1;  // nobody reads it
+  Output out = output_of(index);
   if (out.value.sizes.pixels() > 0) {
+    if (layout.convs[index].pooled) {
+      run_pooled(*this, index, out, output_of(index + 1));
+      complete(*this, value + 1);
+      return 2;
+    }
     switch (prepared[index].method) {
       case Method::kConvBits:
       case Method::kConvInts:
+      case Method::kConvBytes:
       case Method::kConvReal: run_conv(*this, index, out); break;
       case Method::kDepthwise: run_depthwise(*this, index, out); break;
       case Method::kPool: run_pool(*this, index, out); break;
@@ -249,6 +317,7 @@ void Call::step(size_t index) const {
     }
   }
   complete(*this, value);
+  return 1;
 }
 
 void Call::take(size_t input, const irn_tensor& t) const {

@@ -15,7 +15,8 @@ struct Real {
   using Vec = F;
   using Acc = F;
   using Act = F;
-  static constexpr bool kCounts = false;
+  static constexpr bool kCounts = false, kIntegers = false;
+  static constexpr bool kBegins = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 1, kLanes = kFloats, kMaxSteps = 1 << 30;
@@ -34,13 +35,15 @@ struct Real {
 
 // Pairs of int16: a step is the sum of two products for each output channel.
 struct Ints {
+  static constexpr bool kOffset = false;
   using Unit = int16_t;
   using Weight = int32_t;
   using Count = int32_t;
   using Vec = I;
   using Acc = I;
   using Act = I;
-  static constexpr bool kCounts = false;
+  static constexpr bool kCounts = false, kIntegers = true;
+  static constexpr bool kBegins = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kUnitBits = 16, kStep = 2, kLanes = kFloats, kMaxSteps = 1 << 30;
   static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
@@ -59,6 +62,23 @@ struct Ints {
   }
 };
 
+#ifdef IRN_HAS_BYTES
+// Fours of bytes: a step is the sum of four products for each output channel. Activations q are held as q + 128, so that
+// they have no sign; sums begin at -128 times the sum of a channel's weights.
+struct Bytes : Ints {
+  using Unit = uint8_t;
+  static constexpr bool kOffset = true;
+  static constexpr int kUnitBits = 8, kStep = 4;
+
+  static Act activation(const Unit* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return splat_int(four);
+  }
+  static Acc step(Acc sum, Act x, Vec w) { return add_byte_products(sum, x, w); }
+};
+#endif
+
 template <class M, bool kFirst, int P, int V>
 [[gnu::always_inline]] inline void flush(typename M::Acc (&sum)[P][V], typename M::Count* counts) {
 #pragma GCC unroll 8
@@ -68,6 +88,28 @@ template <class M, bool kFirst, int P, int V>
       M::template flush<kFirst>(sum[p][v], counts + (p * V + v) * M::kLanes);
       sum[p][v] = M::zero();
     }
+}
+
+// The steps of one segment, from a unit of each pixel on; returns the weights behind them.
+template <class M, int P, int V>
+[[gnu::always_inline]] inline const typename M::Weight* add_steps(typename M::Acc (&sum)[P][V],
+                                                                  const typename M::Unit* const* pixels, int64_t unit,
+                                                                  int64_t steps, const typename M::Weight* w) {
+  const typename M::Unit* x[P];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) x[p] = pixels[p] + unit;
+  for (int64_t i = 0; i < steps; ++i, w += V * M::kLanes) {
+    typename M::Vec wv[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) wv[v] = M::weights(w + v * M::kLanes);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      typename M::Act a = M::activation(x[p] + i * M::kStep);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[p][v] = M::step(sum[p][v], a, wv[v]);
+    }
+  }
+  return w;
 }
 
 // Writes counts[P][V * lanes]; reads from `first_unit` of each pixel on. Not inlined: with an epilogue around
@@ -84,20 +126,7 @@ template <class M, int P, int V>
 
   bool first = true;
   for (; segment != end; ++segment) {
-    const typename M::Unit* x[P];
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) x[p] = pixels[p] + (first_unit + segment->offset);
-    for (int64_t i = 0, n = segment->steps; i < n; ++i, w += V * M::kLanes) {
-      typename M::Vec wv[V];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) wv[v] = M::weights(w + v * M::kLanes);
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) {
-        typename M::Act a = M::activation(x[p] + i * M::kStep);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[p][v] = M::step(sum[p][v], a, wv[v]);
-      }
-    }
+    w = add_steps<M, P, V>(sum, pixels, first_unit + segment->offset, segment->steps, w);
     if (!segment->flush) continue;
     first ? flush<M, true>(sum, counts) : flush<M, false>(sum, counts);
     first = false;

@@ -93,8 +93,9 @@ struct Bits {
   using Vec = __m256i;
   using Acc = __m256i;
   using Act = __m256i;
-  static constexpr bool kCounts = true, kPutsSigns = true;
+  static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = true;
   // Pairs of pixels in a tile of one and of two vectors: with more no register is left for sums on their way.
+  static constexpr bool kBegins = false;
   static constexpr int kPairs = 3, kWidePairs = 2;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 4, kLanes = 32, kJoin = 16, kMaxSteps = 63;  // 63 * 4 fits in a byte

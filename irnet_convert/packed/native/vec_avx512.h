@@ -16,6 +16,7 @@
 
 #define IRN_ISA avx512
 #define IRN_ISA_NAME "avx512"
+#define IRN_HAS_BYTES
 
 namespace irn::IRN_ISA {
 
@@ -59,8 +60,11 @@ inline void store_ints(int32_t* p, I x) { _mm512_storeu_si512(reinterpret_cast<_
 inline I add_ints(I a, I b) { return _mm512_add_epi32(a, b); }
 #ifdef IRN_SIMDE
 inline I add_products(I sum, I a, I b) { return simde_mm512_dpwssd_epi32(sum, a, b); }
+inline I add_byte_products(I sum, I a, I b) { return simde_mm512_dpbusd_epi32(sum, a, b); }
 #else
 inline I add_products(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
+// a without signs, b with signs; exact
+inline I add_byte_products(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
 #endif
 inline F to_floats(I x) {
   using Ints = int32_t __attribute__((vector_size(64)));
@@ -74,13 +78,15 @@ struct Bits {
   using Vec = __m512i;
   using Acc = __m512i;
   using Act = __m512i;
-  static constexpr bool kCounts = true, kPutsSigns = false;
+  static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = false;
+  static constexpr bool kBegins = true;  // sums from any integer on
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 32, kLanes = 16, kMaxSteps = 1 << 30;
   static constexpr int kPixels = 6, kVectors = 4;  // 24 sums, 4 weights, input, temporary of 32 registers
 
   static Acc zero() { return _mm512_setzero_si512(); }
+  static Acc begin(const Count* at) { return _mm512_loadu_si512(reinterpret_cast<const __m512i*>(at)); }
   static Vec weights(const Weight* p) { return _mm512_load_si512(reinterpret_cast<const __m512i*>(p)); }
   static Act activation(const Unit* p) { return _mm512_set1_epi32(int(*p)); }
   static Acc step(Acc sum, Act a, Vec w) {
@@ -97,6 +103,16 @@ struct Bits {
   static void put(Unit* to, uint32_t bits) {
     static_assert(N == 32 || N == 16);  // the last 16 fill half a unit: bits behind them are 0
     *to = bits;
+  }
+  // The signs of vector v of V; a single one fills half a unit.
+  template <int V>
+  static void put_some_signs(Unit* to, int v, F r) {
+    if constexpr (V == 1) {
+      *to = signs(r);
+    } else {
+      uint16_t bits = uint16_t(signs(r));
+      __builtin_memcpy(reinterpret_cast<uint8_t*>(to) + v * sizeof bits, &bits, sizeof bits);
+    }
   }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   static F finish(const Count* counts, const int32_t* bias) {
