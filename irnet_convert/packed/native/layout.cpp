@@ -38,8 +38,12 @@ void note_readers(Layout& layout, const Program& program, const std::vector<Prep
     for (const Post& p : s.post)
       if (p.kind == PostKind::kAdd) need(layout.values[size_t(p.a)], kPlain, kNone, int64_t(i) + 1);
   }
-  for (int64_t v : program.outputs)
-    need(layout.values[size_t(v)], kPlain, kNone, int64_t(program.steps.size()) + 1);
+  for (int64_t v : program.outputs) {
+    ValueLayout& value = layout.values[size_t(v)];
+    bool alone = value.tensors.empty() && size_t(v) >= program.inputs;
+    need(value, kPlain, kNone, int64_t(program.steps.size()) + 1);
+    value.tensors[0].gives = alone;
+  }
 }
 
 // Decides which forms a step writes itself, and gives every form its size.
@@ -85,7 +89,7 @@ void write_over(Layout& layout, const Program& program, const std::vector<Prepar
     for (Tensor& t : layout.values[program.inputs + i].tensors)
       if (t.form.kind == FormKind::kReal && t.direct) to = &t;
     for (const Post& p : s.post) {
-      if (!to || to->over || p.kind != PostKind::kAdd) continue;
+      if (!to || to->over || to->gives || p.kind != PostKind::kAdd) continue;
       Tensor* from = layout.values[size_t(p.a)].find(kPlain);
       bool read = s.inputs[0] == p.a && prepared[i].input == kPlain;  // windows reach over many pixels
       if (read || from->last != int64_t(i) + 1 || from->bytes != to->bytes) continue;

@@ -70,11 +70,16 @@ inline bool only_copies(const Epilogue& e) {
   return !e.scale && !e.add.base && !e.clamp && !e.posts && !e.bits.base && !e.signs.base;
 }
 
+// Signs as bits alone.
+inline bool only_bits(const Epilogue& e) {
+  return !e.scale && !e.add.base && !e.clamp && !e.posts && !e.real.base && !e.signs.base;
+}
+
 // Channels [c, c + count) of n pixels, each to a row: to[i][k] = in[i][(c + k) * stride].
 inline void gather(const float* const* in, int n, bool blocks, int64_t c, int count, int64_t stride,
                    float* const* to) {
   int k = 0;
-  for (; blocks && k + kFloats <= count; k += kFloats)
+  for (; blocks && stride != 1 && k + kFloats <= count; k += kFloats)
     for (int i = 0; i < n; i += kFloats) {
       const float* rows[kFloats];
       F columns[kFloats];
@@ -82,8 +87,11 @@ inline void gather(const float* const* in, int n, bool blocks, int64_t c, int co
       transpose(rows, columns);
       for (int r = 0; r < kFloats; ++r) store(to[i + r] + k, columns[r]);
     }
-  for (; k < count; ++k)
-    for (int i = 0; i < n; ++i) to[i][k] = in[i][(c + k) * stride];
+  if (stride == 1)
+    for (int i = 0; i < n; ++i) __builtin_memcpy(to[i], in[i] + c, sizeof(float) * size_t(count));
+  else
+    for (; k < count; ++k)
+      for (int i = 0; i < n; ++i) to[i][k] = in[i][(c + k) * stride];
 }
 
 // C channels of n pixels, interleaved; a loop that compilers vectorise.
@@ -114,7 +122,7 @@ inline void move_few(const MoveJob& job, int64_t begin, int64_t end) {
 
 inline void move(const MoveJob& job, int64_t begin, int64_t end) {
   constexpr int kChannels = kWide * kFloats;
-  bool copies = only_copies(job.epilogue);
+  bool copies = only_copies(job.epilogue), bits = only_bits(job.epilogue);
   if (copies && job.channels < kFloats) return move_few(job, begin, end);
   alignas(64) float block[kMoved][kChannels] = {};
   Cursor cursor(job.grid, begin);
@@ -132,10 +140,15 @@ inline void move(const MoveJob& job, int64_t begin, int64_t end) {
     if (copies) gather(in, n, blocks, 0, int(job.channels), job.c, to);
     for (int64_t c = 0; c < job.channels && !copies; c += kChannels) {
       int count = job.channels - c < kChannels ? int(job.channels - c) : kChannels;
-      gather(in, n, blocks, c, count, job.c, to);
+      bool there = job.c == 1 && count == kChannels;  // channels last, and whole vectors of them
+      if (!there) gather(in, n, blocks, c, count, job.c, to);
       for (int i = 0; i < n; ++i) {
         F r[kWide];
-        for (int k = 0; k < kWide; ++k) r[k] = load(block[i] + k * kFloats);
+        for (int k = 0; k < kWide; ++k) r[k] = load((there ? in[i] + c : block[i]) + k * kFloats);
+        if (bits && count == kChannels) {
+          put_signs<Bits>(Place(job.epilogue, pixels[i]).bits + (job.first + c) / Bits::kUnitBits, r);
+          continue;
+        }
         finish(job.epilogue, Place(job.epilogue, pixels[i]), r, job.first + c, count);
       }
     }

@@ -176,6 +176,22 @@ void Plan::run_parts(int64_t part, const irn_tensor* in, size_t n_in, const irn_
   if (error) std::rethrow_exception(error);
 }
 
+// Outputs whose memory is in the order of a tensor here, so that they are written once.
+std::vector<uint8_t*> Plan::given_memory(const Layout& layout, const irn_tensor* out, size_t n_out) const {
+  std::vector<uint8_t*> given(layout.values.size(), nullptr);
+  for (size_t i = 0; i < n_out; ++i) {
+    size_t value = size_t(program_.outputs[i]);
+    const ValueLayout& v = layout.values[value];
+    const int64_t* strides = out[i].strides;
+    const int64_t want[4] = {v.sizes.h * v.sizes.w * v.sizes.c, 1, v.sizes.w * v.sizes.c, v.sizes.c};
+    bool same = v.tensors[0].gives;
+    for (int64_t k = 0; same && !program_.values[value].rows && k < 4; ++k)
+      same = v.shape[size_t(k)] == 1 || strides[k] == want[k];
+    if (same) given[value] = reinterpret_cast<uint8_t*>(out[i].data);
+  }
+  return given;
+}
+
 void Plan::run_whole(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out, int threads,
                      double* times, size_t n_times) {
   std::unique_ptr<Layout> made;
@@ -189,7 +205,7 @@ void Plan::run_whole(const irn_tensor* in, size_t n_in, const irn_tensor* out, s
     check_strides(out[i], program_.values[size_t(program_.outputs[i])].rows);
   }
   Memory workspace = take_workspace(layout.workspace);
-  Call call{program_, prepared_, kernels_, layout, workspace.data(), threads};
+  Call call{program_, prepared_, kernels_, layout, workspace.data(), threads, given_memory(layout, out, n_out)};
   double before = times ? seconds() : 0;
   auto lap = [&](size_t i) {
     if (!times) return;
@@ -203,7 +219,8 @@ void Plan::run_whole(const irn_tensor* in, size_t n_in, const irn_tensor* out, s
     size_t done = call.step(i);
     while (done--) lap(++i);  // of two that were one the first has their time
   }
-  for (size_t i = 0; i < n_out; ++i) call.give(program_.outputs[i], out[i]);
+  for (size_t i = 0; i < n_out; ++i)
+    if (!call.given[size_t(program_.outputs[i])]) call.give(program_.outputs[i], out[i]);
   lap(program_.steps.size() + 1);
   give_workspace(std::move(workspace));
 }

@@ -30,6 +30,7 @@ class Plan {
                  int threads);
   void run_whole(const irn_tensor* in, size_t n_in, const irn_tensor* out, size_t n_out, int threads,
                  double* times, size_t n_times);
+  std::vector<uint8_t*> given_memory(const Layout& layout, const irn_tensor* out, size_t n_out) const;
   Memory take_workspace(int64_t bytes);
   void give_workspace(Memory memory);
 
@@ -60,6 +61,7 @@ struct Call {
   const Layout& layout;
   uint8_t* workspace;
   int threads;
+  std::vector<uint8_t*> given;  // of each value: where its tensor lies, if not in the workspace
 
   void take(size_t input, const irn_tensor& tensor) const;
   size_t step(size_t index) const;  // how many steps it was

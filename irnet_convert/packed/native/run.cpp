@@ -12,23 +12,31 @@ constexpr Form kPlain = {FormKind::kReal, PadMode::kZeros};
 // Work below which a second thread costs more than it brings, in bytes or multiply-adds.
 constexpr int64_t kLeastWork = 1 << 15;
 
+// A tensor, in the workspace or where it was given a place.
+View place(const Call& call, const ValueLayout& v, const Tensor& t) {
+  View found = view_of(t, v.sizes, call.workspace);
+  uint8_t* given = call.given[size_t(&v - call.layout.values.data())];
+  if (given) found.base = given;  // such a value has no other tensor, and no border
+  return found;
+}
+
 View view(const Call& call, int64_t value, Form form) {
   const ValueLayout& v = call.layout.values[size_t(value)];
-  return view_of(*v.find(form), v.sizes, call.workspace);
+  return place(call, v, *v.find(form));
 }
 
 // The real form of a value, whatever its border holds.
 View real_view(const Call& call, int64_t value) {
   const ValueLayout& v = call.layout.values[size_t(value)];
   for (const Tensor& t : v.tensors)
-    if (t.form.kind == FormKind::kReal && t.direct) return view_of(t, v.sizes, call.workspace);
+    if (t.form.kind == FormKind::kReal && t.direct) return place(call, v, t);
   return {};
 }
 
 void add_views(const Call& call, const ValueLayout& v, bool direct, Epilogue& e) {
   for (const Tensor& t : v.tensors) {
     if (t.direct != direct) continue;
-    View w = view_of(t, v.sizes, call.workspace);
+    View w = place(call, v, t);
     (t.form.kind == FormKind::kReal ? e.real : t.form.kind == FormKind::kSigns ? e.signs : e.bits) = w;
   }
 }
@@ -50,7 +58,7 @@ void quantise(const Call& call, int64_t value, const Tensor& t) {
   const ValueLayout& v = call.layout.values[size_t(value)];
   QuantiseJob job{};
   job.in = real_view(call, value);
-  job.out = view_of(t, v.sizes, call.workspace);
+  job.out = place(call, v, t);
   job.h = v.sizes.h;
   job.row = v.sizes.w * v.sizes.c;
   job.bytes = t.form.kind == FormKind::kBytes;
@@ -69,7 +77,7 @@ void complete(const Call& call, int64_t value) {
       continue;
     }
     MoveJob job = move_from(real_view(call, value), v.sizes);
-    View to = view_of(t, v.sizes, call.workspace);
+    View to = place(call, v, t);
     Epilogue& e = job.epilogue;
     (t.form.kind == FormKind::kReal ? e.real : t.form.kind == FormKind::kSigns ? e.signs : e.bits) = to;
     spread(call, call.kernels.move, job, v.sizes.pixels(), v.sizes.pixels() * v.sizes.c);
@@ -224,7 +232,7 @@ void run_pooled(const Call& call, size_t index, const Output& conv, const Output
   if (!filtered) job.conv.band = kBand;
   job.pool = pool_job(call, index + 1, pool);
   job.parts = 1;
-  // A part's rows must lie in rows of its own: a band, and a window less its stride.
+  // A part's share of the map must hold what it keeps: a band, and less than a window.
   int64_t rows = job.conv.band + job.pool.kernel[0], most = std::max(job.pool.h / rows, int64_t(1));
   if (call.threads > 1) job.parts = std::min(int64_t(2 * call.threads), most);
   int64_t work = conv.value.sizes.pixels() * call.prepared[index].weights.bytes();

@@ -45,6 +45,7 @@ inline F where_positive(F x, F otherwise) {
 inline uint32_t signs(F x) { return mask(_mm512_cmp_ps_mask(x, splat(0.0f), _CMP_GE_OQ)); }
 
 // out[i][k] = rows[k][i], for kFloats rows.
+#ifdef IRN_SIMDE
 inline void transpose(const float* const* rows, F* out) {
   alignas(64) float x[kFloats];
   for (int i = 0; i < kFloats; ++i) {
@@ -52,6 +53,27 @@ inline void transpose(const float* const* rows, F* out) {
     out[i] = load(x);
   }
 }
+#else
+inline void transpose(const float* const* rows, F* out) {
+  F a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {  // pairs of rows
+    F x = load(rows[i]), y = load(rows[i + 1]);
+    a[i] = _mm512_unpacklo_ps(x, y), a[i + 1] = _mm512_unpackhi_ps(x, y);
+  }
+  for (int i = 0; i < 16; i += 4)  // fours of rows: b[i + k] holds columns k, k + 4, k + 8, k + 12
+    for (int k = 0; k < 2; ++k) {
+      __m512d x = _mm512_castps_pd(a[i + k]), y = _mm512_castps_pd(a[i + k + 2]);
+      b[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+      b[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+    }
+  for (int k = 0; k < 4; ++k) {  // columns k, k + 8 and k + 4, k + 12 of the upper and of the lower eight rows
+    F even0 = _mm512_shuffle_f32x4(b[k], b[k + 4], 0x88), odd0 = _mm512_shuffle_f32x4(b[k], b[k + 4], 0xdd);
+    F even1 = _mm512_shuffle_f32x4(b[k + 8], b[k + 12], 0x88), odd1 = _mm512_shuffle_f32x4(b[k + 8], b[k + 12], 0xdd);
+    out[k] = _mm512_shuffle_f32x4(even0, even1, 0x88), out[k + 8] = _mm512_shuffle_f32x4(even0, even1, 0xdd);
+    out[k + 4] = _mm512_shuffle_f32x4(odd0, odd1, 0x88), out[k + 12] = _mm512_shuffle_f32x4(odd0, odd1, 0xdd);
+  }
+}
+#endif
 
 using I = __m512i;
 inline I splat_int(int32_t x) { return _mm512_set1_epi32(x); }

@@ -178,7 +178,7 @@ inline void conv_rows(const PooledJob& job, const WinogradJob& conv, int64_t n, 
 
 // The convolution and the pooling that alone reads it, band by band: what the one writes, the other finds in the cache.
 // Items are parts of images. A part keeps no more rows of the convolution than a band and what the next window still
-// needs, where the rows of its own would lie; rows that two parts read are computed by both, to the same numbers.
+// needs, in its share of the whole map's place; rows that two parts read are computed by both, to the same numbers.
 inline void pooled(const PooledJob& job, int64_t begin, int64_t end) {
   WinogradJob conv = job.conv;
   PoolJob pooling = job.pool;
@@ -191,7 +191,7 @@ inline void pooled(const PooledJob& job, int64_t begin, int64_t end) {
     int64_t p = height * part / job.parts, last = height * (part + 1) / job.parts;
     if (p == last) continue;
     int64_t start = first_row(p), done = start;  // rows [start, done) lie at `kept`
-    uint8_t* kept = whole.at(n, start, 0);
+    uint8_t* kept = whole.at(n, pooling.h * part / job.parts, 0);
     while (p < last) {
       int64_t need = first_row(p) < done ? first_row(p) : done;
       __builtin_memmove(kept, kept + (need - start) * whole.y, size_t((done - need) * whole.y));

@@ -1,0 +1,185 @@
+"""Stems: minimal filtering along rows, in bands that pooling follows, and convolutions of bytes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from irnet_convert.packed import engine
+from irnet_convert.packed.blob import make_blob
+from irnet_convert.packed.engine import Plan
+from irnet_convert.packed.reference import run_reference
+from irnet_convert.packed.steps import Affine, AvgPool, ConstSpec, Conv, MaxPool, Program, Step, ValueSpec
+
+ISAS = engine.available_isas()
+#: ResNet's first layer.
+STEM = {"channels": 64, "kernel": (7, 7), "stride": (2, 2), "padding": (3, 3, 3, 3)}
+#: in channels, height, width, batch, and the convolution; of each, some that leave a rest in a tile or a band.
+FILTERED = [
+    (3, 224, 224, 1, STEM),
+    (3, 65, 71, 3, STEM),
+    (3, 15, 15, 2, STEM),
+    (1, 40, 37, 1, {**STEM, "padding": (0, 0, 0, 0)}),
+    (3, 33, 50, 1, {**STEM, "padding": (5, 2, 1, 4)}),
+    (5, 19, 23, 2, {"channels": 128, "kernel": (4, 4), "stride": (1, 1), "padding": (1, 2, 2, 1)}),
+    (20, 12, 30, 1, {"channels": 64, "kernel": (1, 4), "stride": (3, 1), "padding": (0, 0, 0, 0)}),
+]
+
+
+def weights_of(in_channels: int, conv: dict) -> Tensor:
+    return torch.randn(conv["channels"], in_channels, *conv["kernel"])
+
+
+def program_of(weight: Tensor, conv: dict, *after: Step, outputs: tuple[int, ...] | None = None, **more) -> Program:
+    step = Conv(input=0, weight=0, stride=conv["stride"], padding=conv["padding"], **more)
+    dtype = {torch.float32: "f32", torch.int8: "i8"}[weight.dtype]
+    return Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=weight.shape[1]),),
+        constants=(ConstSpec(name="w", dtype=dtype, shape=tuple(weight.shape)),),
+        steps=(step, *after),
+        outputs=outputs or (1 + len(after),),
+    )
+
+
+def ran(program: Program, weight: Tensor, x: Tensor, isa: str, threads: int = 1) -> list[Tensor]:
+    return Plan(program, make_blob(program, {"w": weight}), isa).run([x], threads=threads)
+
+
+def conv64(x: Tensor, weight: Tensor, conv: dict) -> Tensor:
+    return F.conv2d(F.pad(x.double(), conv["padding"]), weight.double(), stride=conv["stride"])
+
+
+def deviation(found: Tensor, want: Tensor) -> float:
+    return float((found - want).square().mean().sqrt() / want.std())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("inner", "height", "width", "n", "conv"), FILTERED)
+def test_filtering_is_near_the_sum_in_float64(isa: str, inner: int, height: int, width: int, n: int, conv: dict) -> None:
+    torch.manual_seed(0)
+    weight, x = weights_of(inner, conv), torch.randn(n, inner, height, width)
+    want = conv64(x, weight, conv)
+    plain = F.conv2d(F.pad(x, conv["padding"]), weight, stride=conv["stride"])
+    (found,) = ran(program_of(weight, conv), weight, x, isa)
+    assert found.shape == want.shape
+    assert deviation(found, want) < 4 * deviation(plain, want) < 2e-6
+    assert (found - want).abs().max() < 2e-5 * want.std()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_stem_is_filtered(isa: str) -> None:
+    """Else the tests around this one would hold for the plain sum alone: its sums of small integers are exact."""
+    torch.manual_seed(0)
+    weight, x = torch.randint(-4, 5, (64, 3, 7, 7)).float(), torch.randint(-4, 5, (1, 3, 64, 64)).float()
+    found = ran(program_of(weight, STEM), weight, x, isa)[0]
+    assert not torch.equal(found.double(), conv64(x, weight, STEM))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 1e30, -3e38])
+def test_what_no_number_can_stand_for_stays_where_it_is(isa: str, value: float) -> None:
+    """B'd mixes a window with its neighbours: in the plain sum they know nothing of it."""
+    torch.manual_seed(0)
+    weight, x = weights_of(3, STEM), torch.randn(2, 3, 64, 48)
+    x[1, 2, 33, 17] = value
+    want = F.conv2d(x, weight, stride=2, padding=3)
+    (found,) = ran(program_of(weight, STEM), weight, x, isa)
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-3, equal_nan=True)
+    near = conv64(x, weight, STEM)
+    untouched = near.abs() < 1e3  # windows without that number
+    assert untouched.float().mean() > 0.9
+    assert (found - near)[untouched].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_that_are_too_large_are_not_filtered(isa: str) -> None:
+    torch.manual_seed(0)
+    weight, x = weights_of(3, STEM) * 1e30, torch.randn(1, 3, 32, 32) * 1e-20
+    weight[0, 0, 0, 0] = 3e38
+    (found,) = ran(program_of(weight, STEM), weight, x, isa)
+    torch.testing.assert_close(found, F.conv2d(x, weight, stride=2, padding=3), rtol=1e-3, atol=1e7)
+
+
+POOLS = [
+    MaxPool(input=1, kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
+    MaxPool(input=1, kernel=(2, 3), stride=(5, 1), padding=(1, 0)),
+    MaxPool(input=1, kernel=(9, 1), stride=(1, 1), padding=(2, 0)),
+    MaxPool(input=1, kernel=(3, 3), stride=(2, 2), padding=(0, 0), ceil_mode=True),
+    MaxPool(input=1, kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(2, 2)),
+    AvgPool(input=1, kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+@pytest.mark.parametrize("kind", ["filtered", "plain", "i8"])
+def test_pooling_in_bands_is_pooling(isa: str, pool: Step, kind: str) -> None:
+    """Bit for bit what it is where the map is an output too, so that both are steps of their own, with any threads."""
+    torch.manual_seed(0)
+    conv = STEM if kind != "plain" else {**STEM, "channels": 20, "kernel": (3, 3), "padding": (1, 1, 1, 1)}
+    more = {"input_bits": 8} if kind == "i8" else {}
+    weight, x = weights_of(3, conv), torch.randn(2, 3, 75, 62)
+    if kind == "i8":
+        weight = torch.randint(-128, 128, weight.shape, dtype=torch.int8)
+    apart = ran(program_of(weight, conv, pool, outputs=(1, 2), **more), weight, x, isa)
+    for threads in (1, 2, 3, 7):
+        (together,) = ran(program_of(weight, conv, pool, **more), weight, x, isa, threads)
+        assert torch.equal(together, apart[1])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_pooling_that_is_not_the_only_reader(isa: str) -> None:
+    """Its own posts read the map as well."""
+    from irnet_convert.packed.steps import Add
+
+    torch.manual_seed(0)
+    conv = {**STEM, "stride": (1, 1), "kernel": (4, 4), "padding": (1, 2, 1, 2)}
+    weight, x = weights_of(3, conv), torch.randn(1, 3, 40, 24)
+    pool = MaxPool(input=1, kernel=(3, 3), stride=(1, 1), padding=(1, 1), post=(Add(value=1),))
+    (found,) = ran(program_of(weight, conv, pool), weight, x, isa)
+    map64 = conv64(x, weight, conv)
+    torch.testing.assert_close(found.double(), F.max_pool2d(map64, 3, 1, 1) + map64, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("pad_mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("bits", [2, 7, 8, 9])
+def test_bytes_are_exact(isa: str, pad_mode: str, bits: int) -> None:
+    """Whatever lies on the border, and at the ends of what eight bits hold."""
+    torch.manual_seed(0)
+    weight = torch.randint(-128, 128, (80, 5, 3, 3), dtype=torch.int8)
+    weight[0], weight[1] = -128, 127
+    conv = {"channels": 80, "kernel": (3, 3), "stride": (2, 1), "padding": (1, 1, 1, 1)}
+    x = torch.randn(3, 5, 17, 14)
+    x[1] = x[1].sign()
+    x[2] = 0
+    program = program_of(weight, conv, pad_mode=pad_mode, input_bits=bits)
+    blob = make_blob(program, {"w": weight})
+    (found,) = Plan(program, blob, isa).run([x], threads=2)
+    assert torch.equal(found, run_reference(program, blob, [x])[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_scales_at_the_end_of_float32(isa: str) -> None:
+    """-2 scale is infinite where scale is not: the sum must not begin elsewhere then."""
+    from irnet_convert.packed.steps import BinaryConv
+
+    torch.manual_seed(0)
+    weight = torch.randint(0, 256, (64, 36), dtype=torch.uint8)
+    program = Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=32),),
+        constants=(
+            ConstSpec(name="w", dtype="bits", shape=(64, 32, 3, 3)),
+            ConstSpec(name="scale", dtype="f32", shape=(64,)),
+            ConstSpec(name="shift", dtype="f32", shape=(64,)),
+        ),
+        steps=(BinaryConv(input=0, weight=0, padding=(1, 1, 1, 1), post=(Affine(scale=1, shift=2),)),),
+        outputs=(1,),
+    )
+    scale = torch.full((64,), 1e-38)
+    scale[3], scale[40] = 3e38, -2e38
+    blob = make_blob(program, {"w": weight, "scale": scale, "shift": torch.randn(64)})
+    x = torch.randn(1, 32, 9, 11)
+    assert torch.equal(Plan(program, blob, isa).run([x])[0], run_reference(program, blob, [x])[0])
