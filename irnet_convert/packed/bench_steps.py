@@ -50,7 +50,7 @@ def step_times(packed: PackedModel, images: Tensor) -> list[StepTime]:
     with torch.inference_mode():
         recorder.run(images)
     found: list[StepTime] = []
-    for inputs, blob, text in recorder.calls:
+    for inputs, blob, text, *_ in recorder.calls:
         found += _region(ops.program_of(text), engine.plan_for(text, blob), inputs)
     return found
 
@@ -78,7 +78,7 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
-        self.calls: list[tuple[list[Tensor], Tensor, str]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is ops.run_program:

@@ -62,11 +62,13 @@ class _Builder:
         self.inputs = [self.graph.placeholder(f"input{i}") for i in range(len(network.inputs))]
         self.nodes: list[fx.Node] = []
         texts = [p.to_json() for p in programs]
+        # Operators of PyTorch were recorded on contiguous maps, and some (view) refuse others.
+        kept = () if any(isinstance(node, OpNode) for node in network.nodes) else (True,)
         for node in network.nodes:
             args = [self._arg(a) for a in node.args]
             if isinstance(node, RegionNode):
                 blob = self._attribute(f"blob{node.program}")
-                made = self.graph.call_function(ops.run_program, (args, blob, texts[node.program]))
+                made = self.graph.call_function(ops.run_program, (args, blob, texts[node.program], *kept))
             else:
                 assert isinstance(node, OpNode)
                 kwargs = {k.name: self._arg(k.value) for k in node.kwargs}

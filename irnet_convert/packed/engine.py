@@ -125,7 +125,12 @@ class Plan:
         weakref.finalize(self, native.free, self._plan)
 
     def run(
-        self, inputs: Sequence[Tensor], *, threads: int | None = None, times: Tensor | None = None
+        self,
+        inputs: Sequence[Tensor],
+        *,
+        threads: int | None = None,
+        times: Tensor | None = None,
+        maps: torch.memory_format = torch.contiguous_format,
     ) -> list[Tensor]:
         """One call.
 
@@ -133,9 +138,11 @@ class Plan:
             inputs: on the CPU, of any floating dtype and memory format; computed in float32.
             threads: how many to use; torch's unless given.
             times: float64, (steps + 2,): receives the seconds that inputs, each step and outputs took.
+            maps: the memory format of outputs of four dimensions. In channels_last they are written once, where
+                contiguous ones are copied from the kernels' own order.
 
         Returns:
-            The outputs, float32, contiguous.
+            The outputs, float32; contiguous but for maps.
 
         Raises:
             ArgumentError: inputs that the program does not take.
@@ -145,7 +152,10 @@ class Plan:
             x.float().contiguous() if rows else x.float() for x, rows in zip(inputs, self._rows, strict=True)
         ]
         try:
-            outputs = [torch.empty(shape) for shape in self._output_shapes(given)]
+            outputs = [
+                torch.empty(shape, memory_format=maps) if len(shape) == 4 else torch.empty(shape)
+                for shape in self._output_shapes(given)
+            ]
             self._native.run(self._plan, given, outputs, threads, times)
         except NativeError as error:
             raise ArgumentError(

@@ -1,10 +1,11 @@
 """``torch.ops.irnet_convert.run_program``: a program as one operator that PyTorch's tools understand.
 
-    run_program(Tensor[] inputs, Tensor blob, str program) -> Tensor[]
+    run_program(Tensor[] inputs, Tensor blob, str program, bool keep_format=False) -> Tensor[]
 
 It is functional: it writes to none of its arguments and its results are new. On the CPU the native kernels
 run it where there are any, else, and on other devices, the reference. Half inputs are computed in float32 and
-the results are of the first input's dtype.
+the results are of the first input's dtype. They are contiguous; with ``keep_format`` maps lie channels last where
+the first input does, as PyTorch's convolutions have it, and no copy is made to bring them there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ program_of: Callable[[str], Program] = functools.lru_cache(maxsize=256)(parse_pr
 
 _library = torch.library.Library("irnet_convert", "FRAGMENT")
 _library.define(
-    "run_program(Tensor[] inputs, Tensor blob, str program) -> Tensor[]",
+    "run_program(Tensor[] inputs, Tensor blob, str program, bool keep_format=False) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -47,32 +48,44 @@ def engine() -> Any:
         return None
 
 
-def _run(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:
+def _run(inputs: Sequence[Tensor], blob: Tensor, program: str, keep_format: bool = False) -> list[Tensor]:
     _check(inputs, blob)
     native = engine() if blob.is_cpu else None
     isa = native.isa_in_use() if native is not None else "reference"
     if native is None or isa == "reference":
-        return run_in_reference(inputs, blob, program)
+        return run_in_reference(inputs, blob, program, keep_format)
     try:
         plan = native.plan_for(program, blob, isa)
     except NativeError:  # the engine warns of it, once
-        return run_in_reference(inputs, blob, program)
-    found = plan.run(inputs)
+        return run_in_reference(inputs, blob, program, keep_format)
+    found = plan.run(inputs, maps=_format(inputs, keep_format))
     dtype = inputs[0].dtype
     return found if dtype == torch.float32 else [y.to(dtype) for y in found]
 
 
-def run_in_reference(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:
+def run_in_reference(
+    inputs: Sequence[Tensor], blob: Tensor, program: str, keep_format: bool = False
+) -> list[Tensor]:
     """What the operator computes, by the reference alone, whatever kernels there are."""
     found = run_reference(program_of(program), blob, [x.float() for x in inputs])
-    return [y.to(inputs[0].dtype) for y in found]
+    maps = _format(inputs, keep_format)
+    return [(y.contiguous(memory_format=maps) if y.dim() == 4 else y).to(inputs[0].dtype) for y in found]
 
 
-def _fake(inputs: Sequence[Tensor], blob: Tensor, program: str) -> list[Tensor]:
+def _format(inputs: Sequence[Tensor], keep: bool) -> torch.memory_format:
+    """Of the maps among the outputs."""
+    x = inputs[0]
+    last = keep and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _fake(inputs: Sequence[Tensor], blob: Tensor, program: str, keep_format: bool = False) -> list[Tensor]:
     _check(inputs, blob)
     parsed = program_of(program)
     shapes = infer_shapes(parsed, [x.shape for x in inputs])
-    return [inputs[0].new_empty(shapes[i]) for i in parsed.outputs]
+    maps = _format(inputs, keep_format)
+    made = [inputs[0].new_empty(shapes[i]) for i in parsed.outputs]
+    return [y.to(memory_format=maps) if y.dim() == 4 else y for y in made]
 
 
 def _check(inputs: Sequence[Tensor], blob: Tensor) -> None:

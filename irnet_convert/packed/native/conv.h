@@ -18,6 +18,26 @@ class Walk {
  public:
   Walk(const ConvJob& job, int64_t index) : job_(job) { start(Cursor(job.grid, index).next()); }
 
+  // What whole_tile() reads of them.
+  template <class M>
+  void take_simply(Tile<M>& t, int64_t n) {
+    t.n = int(n);
+    Place place = place_;
+    const uint8_t* in = in_;
+    for (int i = 0; i < t.n; ++i) {
+      if (place.pixel.x == job_.grid.w) {
+        next_row(place.pixel);
+        place = place_, in = in_;
+      }
+      t.in[i] = reinterpret_cast<const typename M::Unit*>(in);
+      t.bias[i] = bias_ + job_.column_class[place.pixel.x] * job_.bias_stride;
+      t.to[i].add = place.add, t.to[i].real = place.real, t.to[i].bits = place.bits;
+      in += job_.in.x;
+      place.next(job_.epilogue);
+    }
+    place_ = place, in_ = in;
+  }
+
   template <class M>
   void take(Tile<M>& t, int64_t n) {
     t.n = int(n);
@@ -217,7 +237,10 @@ void conv_range(const ConvJob& job, int64_t first, int64_t last, int64_t b0, int
     int64_t n = (left + tiles - 1) / tiles;
     if (pairs && n < left) n += n % 2;
     if (M::kBegins && t.simple) n = left < most ? left : most;
-    walk.take(t, n);
+    if (M::kBegins && t.simple && n == most)
+      walk.take_simply(t, n);
+    else
+      walk.take(t, n);
     first += n;
     if constexpr (M::kPairs > 0) {
       if (pairs && n > 1) {
