@@ -74,6 +74,12 @@ def specs_of(program: Program) -> tuple[ValueSpec, ...]:
     return check_program(program)
 
 
+def maps_among_outputs(program: Program) -> list[bool]:
+    """Which outputs are maps, (N, C, H, W); the others are rows, (..., C)."""
+    specs = specs_of(program)
+    return [specs[i].layout == "map" for i in program.outputs]
+
+
 def check_program(program: Program) -> tuple[ValueSpec, ...]:
     """Validate a program.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from irnet_convert.errors import ArgumentError, NativeError, UnknownNameError, nearest
 from irnet_convert.native import ISA_VARIABLE, ISAS, library_file
+from irnet_convert.packed.check import maps_among_outputs
 from irnet_convert.packed.encode import encode
 from irnet_convert.packed.library import REMEDY, Library
 from irnet_convert.packed.steps import Program, parse_program
@@ -120,6 +121,7 @@ class Plan:
         self._native = native
         self._rows = [spec.layout == "rows" for spec in program.inputs]
         self._outputs = len(program.outputs)
+        self._maps = maps_among_outputs(program)
         self._shapes: dict[tuple[torch.Size, ...], list[tuple[int, ...]]] = {}
         self._plan = native.create(encode(program), blob, self.isa)
         weakref.finalize(self, native.free, self._plan)
@@ -138,8 +140,8 @@ class Plan:
             inputs: on the CPU, of any floating dtype and memory format; computed in float32.
             threads: how many to use; torch's unless given.
             times: float64, (steps + 2,): receives the seconds that inputs, each step and outputs took.
-            maps: the memory format of outputs of four dimensions. In channels_last they are written once, where
-                contiguous ones are copied from the kernels' own order.
+            maps: the memory format of outputs that are maps. In channels_last they are written once,
+                where contiguous ones are copied from the kernels' own order.
 
         Returns:
             The outputs, float32; contiguous but for maps.
@@ -153,8 +155,8 @@ class Plan:
         ]
         try:
             outputs = [
-                torch.empty(shape, memory_format=maps) if len(shape) == 4 else torch.empty(shape)
-                for shape in self._output_shapes(given)
+                torch.empty(shape, memory_format=maps) if is_map else torch.empty(shape)
+                for shape, is_map in zip(self._output_shapes(given), self._maps, strict=True)
             ]
             self._native.run(self._plan, given, outputs, threads, times)
         except NativeError as error:

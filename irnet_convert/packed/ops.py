@@ -4,8 +4,8 @@
 
 It is functional: it writes to none of its arguments and its results are new. On the CPU the native kernels
 run it where there are any, else, and on other devices, the reference. Half inputs are computed in float32 and
-the results are of the first input's dtype. They are contiguous; with ``keep_format`` maps lie channels last where
-the first input does, as PyTorch's convolutions have it, and no copy is made to bring them there.
+the results are of the first input's dtype. They are contiguous; with ``keep_format`` maps lie channels last
+where the first input does, as PyTorch's convolutions have it, and no copy is made to bring them there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from irnet_convert.errors import ArgumentError, NativeError
+from irnet_convert.packed.check import maps_among_outputs
 from irnet_convert.packed.reference import run_reference
 from irnet_convert.packed.shapes import infer_shapes
 from irnet_convert.packed.steps import Program, parse_program
@@ -67,15 +68,20 @@ def run_in_reference(
     inputs: Sequence[Tensor], blob: Tensor, program: str, keep_format: bool = False
 ) -> list[Tensor]:
     """What the operator computes, by the reference alone, whatever kernels there are."""
-    found = run_reference(program_of(program), blob, [x.float() for x in inputs])
-    maps = _format(inputs, keep_format)
-    return [(y.contiguous(memory_format=maps) if y.dim() == 4 else y).to(inputs[0].dtype) for y in found]
+    parsed, maps = program_of(program), _format(inputs, keep_format)
+    found = run_reference(parsed, blob, [x.float() for x in inputs])
+    return [
+        (y.contiguous(memory_format=maps) if is_map else y).to(inputs[0].dtype)
+        for y, is_map in zip(found, maps_among_outputs(parsed), strict=True)
+    ]
 
 
 def _format(inputs: Sequence[Tensor], keep: bool) -> torch.memory_format:
     """Of the maps among the outputs."""
     x = inputs[0]
-    last = keep and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    last = (
+        keep and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    )
     return torch.channels_last if last else torch.contiguous_format
 
 
@@ -85,7 +91,10 @@ def _fake(inputs: Sequence[Tensor], blob: Tensor, program: str, keep_format: boo
     shapes = infer_shapes(parsed, [x.shape for x in inputs])
     maps = _format(inputs, keep_format)
     made = [inputs[0].new_empty(shapes[i]) for i in parsed.outputs]
-    return [y.to(memory_format=maps) if y.dim() == 4 else y for y in made]
+    return [
+        y.to(memory_format=maps) if is_map else y
+        for y, is_map in zip(made, maps_among_outputs(parsed), strict=True)
+    ]
 
 
 def _check(inputs: Sequence[Tensor], blob: Tensor) -> None:

@@ -11,12 +11,23 @@ from irnet_convert.packed import engine
 from irnet_convert.packed.blob import make_blob
 from irnet_convert.packed.engine import Plan
 from irnet_convert.packed.reference import run_reference
-from irnet_convert.packed.steps import Affine, AvgPool, ConstSpec, Conv, MaxPool, Program, Step, ValueSpec
+from irnet_convert.packed.steps import (
+    Add,
+    Affine,
+    AvgPool,
+    BinaryConv,
+    ConstSpec,
+    Conv,
+    MaxPool,
+    Program,
+    Step,
+    ValueSpec,
+)
 
 ISAS = engine.available_isas()
 #: ResNet's first layer.
 STEM = {"channels": 64, "kernel": (7, 7), "stride": (2, 2), "padding": (3, 3, 3, 3)}
-#: in channels, height, width, batch, and the convolution; of each, some that leave a rest in a tile or a band.
+#: in channels, height, width, batch, and the convolution; some leave a rest in a tile or a band.
 FILTERED = [
     (3, 224, 224, 1, STEM),
     (3, 65, 71, 3, STEM),
@@ -32,7 +43,9 @@ def weights_of(in_channels: int, conv: dict) -> Tensor:
     return torch.randn(conv["channels"], in_channels, *conv["kernel"])
 
 
-def program_of(weight: Tensor, conv: dict, *after: Step, outputs: tuple[int, ...] | None = None, **more) -> Program:
+def program_of(
+    weight: Tensor, conv: dict, *after: Step, outputs: tuple[int, ...] | None = None, **more
+) -> Program:
     step = Conv(input=0, weight=0, stride=conv["stride"], padding=conv["padding"], **more)
     dtype = {torch.float32: "f32", torch.int8: "i8"}[weight.dtype]
     return Program(
@@ -57,7 +70,9 @@ def deviation(found: Tensor, want: Tensor) -> float:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("inner", "height", "width", "n", "conv"), FILTERED)
-def test_filtering_is_near_the_sum_in_float64(isa: str, inner: int, height: int, width: int, n: int, conv: dict) -> None:
+def test_filtering_is_near_the_sum_in_float64(
+    isa: str, inner: int, height: int, width: int, n: int, conv: dict
+) -> None:
     torch.manual_seed(0)
     weight, x = weights_of(inner, conv), torch.randn(n, inner, height, width)
     want = conv64(x, weight, conv)
@@ -70,7 +85,7 @@ def test_filtering_is_near_the_sum_in_float64(isa: str, inner: int, height: int,
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_stem_is_filtered(isa: str) -> None:
-    """Else the tests around this one would hold for the plain sum alone: its sums of small integers are exact."""
+    """Else the tests around this one would hold for the plain sum alone, which is exact on small integers."""
     torch.manual_seed(0)
     weight, x = torch.randint(-4, 5, (64, 3, 7, 7)).float(), torch.randint(-4, 5, (1, 3, 64, 64)).float()
     found = ran(program_of(weight, STEM), weight, x, isa)[0]
@@ -116,7 +131,7 @@ POOLS = [
 @pytest.mark.parametrize("pool", POOLS, ids=str)
 @pytest.mark.parametrize("kind", ["filtered", "plain", "i8"])
 def test_pooling_in_bands_is_pooling(isa: str, pool: Step, kind: str) -> None:
-    """Bit for bit what it is where the map is an output too, so that both are steps of their own, with any threads."""
+    """Bit for bit, with any threads, what it is where the map is an output too, and both are steps."""
     torch.manual_seed(0)
     conv = STEM if kind != "plain" else {**STEM, "channels": 20, "kernel": (3, 3), "padding": (1, 1, 1, 1)}
     more = {"input_bits": 8} if kind == "i8" else {}
@@ -132,8 +147,6 @@ def test_pooling_in_bands_is_pooling(isa: str, pool: Step, kind: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_pooling_that_is_not_the_only_reader(isa: str) -> None:
     """Its own posts read the map as well."""
-    from irnet_convert.packed.steps import Add
-
     torch.manual_seed(0)
     conv = {**STEM, "stride": (1, 1), "kernel": (4, 4), "padding": (1, 2, 1, 2)}
     weight, x = weights_of(3, conv), torch.randn(1, 3, 40, 24)
@@ -164,8 +177,6 @@ def test_bytes_are_exact(isa: str, pad_mode: str, bits: int) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_scales_at_the_end_of_float32(isa: str) -> None:
     """-2 scale is infinite where scale is not: the sum must not begin elsewhere then."""
-    from irnet_convert.packed.steps import BinaryConv
-
     torch.manual_seed(0)
     weight = torch.randint(0, 256, (64, 36), dtype=torch.uint8)
     program = Program(

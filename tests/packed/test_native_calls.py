@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
+from chosen_cases import assert_same
+from program_cases import case_of
 from torch import Tensor
 
 from irnet_convert.errors import ArgumentError, UnknownNameError
@@ -18,7 +21,16 @@ from irnet_convert.packed.encode import encode
 from irnet_convert.packed.engine import Plan
 from irnet_convert.packed.library import NativeError
 from irnet_convert.packed.reference import run_reference
-from irnet_convert.packed.steps import Affine, BinaryConv, Clamp, ConstSpec, Pointwise, Program, ValueSpec
+from irnet_convert.packed.steps import (
+    Affine,
+    BinaryConv,
+    Clamp,
+    ConstSpec,
+    GlobalAvgPool,
+    Pointwise,
+    Program,
+    ValueSpec,
+)
 
 pytestmark = pytest.mark.skipif(not engine.available_isas(), reason="the native library was not built")
 
@@ -109,6 +121,36 @@ def test_a_forked_child_gets_threads_of_its_own(plan: Plan, program: Program, bl
     child.join(60)
     assert child.exitcode == 0
     assert torch.equal(plan.run([x], threads=2)[0], want)
+
+
+@pytest.mark.parametrize("isa", engine.available_isas())
+@pytest.mark.parametrize("channels", [1, 3, 8, 20, 31, 32, 33, 64, 80])
+def test_outputs_are_written_where_they_lie_and_nowhere_else(isa: str, channels: int) -> None:
+    """Maps whose memory is channels last have no other place in between: nothing around them changes."""
+    torch.manual_seed(0)
+    program = Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=5),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(channels, 5, 3, 3)),),
+        steps=(BinaryConv(input=0, weight=0, padding=(1, 1, 1, 1)), GlobalAvgPool(input=1, keep_dims=False)),
+        outputs=(1, 2),
+    )
+    case = case_of(program, [(2, 5, 7, 9)], special=False)
+    want = run_reference(program, case.blob, case.inputs)
+    for outputs in ((1, 2), (1,), (2,)):  # a map that is read again, one that is not
+        plan = Plan(replace(program, outputs=outputs), case.blob, isa)
+        around = [torch.full((want[i - 1].numel() + 256,), 7.0) for i in outputs]
+        inside = [a[128:-128] for a in around]
+        views = [
+            x.view(2, 7, 9, channels).permute(0, 3, 1, 2) if i == 1 else x.view(2, channels)
+            for i, x in zip(outputs, inside, strict=True)
+        ]
+        native = engine.library()
+        assert native is not None
+        native.run(plan._plan, case.inputs, views, 2)
+        for i, view, a in zip(outputs, views, around, strict=True):
+            assert_same([view.clone()], [want[i - 1]], exact=i == 1)
+            assert (a[:128] == 7).all()
+            assert (a[-128:] == 7).all()
 
 
 def test_any_strides_and_real_dtype(plan: Plan) -> None:

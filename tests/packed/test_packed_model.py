@@ -95,6 +95,30 @@ def test_layouts_of_the_input(packed: PackedModel) -> None:
     assert torch.equal(packed(x[1:2]), want[1:2])
 
 
+@pytest.mark.parametrize("isa", ["reference", ""])
+def test_maps_lie_as_the_input_does(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch's convolutions have it; not where operators of PyTorch follow, which may refuse it."""
+    if isa:
+        monkeypatch.setenv("IRNET_ISA", isa)
+    torch.manual_seed(0)
+    conv = torch.nn.Sequential(
+        irnet_convert.BinaryConv2d(3, 20, 3, bias=False), torch.nn.BatchNorm2d(20)
+    ).eval()
+    x = torch.randn(2, 3, 9, 8)
+    whole = irnet_convert.pack(conv, example_input=x)
+    rest = irnet_convert.pack(torch.nn.Sequential(conv, torch.nn.Softmax(1)).eval(), example_input=x)
+    assert whole(x).is_contiguous()
+    for form in (torch.contiguous_format, torch.channels_last):
+        found = whole(x.contiguous(memory_format=form))
+        assert found.is_contiguous(memory_format=form)
+        assert torch.equal(found, whole(x))
+        half = whole(x.half().contiguous(memory_format=form))
+        assert half.is_contiguous(memory_format=form)
+        assert torch.equal(rest(x.contiguous(memory_format=form)), rest(x))
+    compiled = torch.compile(whole, fullgraph=True, backend="aot_eager")
+    assert compiled(x.to(memory_format=torch.channels_last)).stride() == found.stride()
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -294,6 +318,9 @@ def test_the_operator_passes_opcheck(made, seed: int) -> None:
     # opcheck compares results, and NaN with NaN is no equality to it.
     case = case_of(program, shapes, seed, special=False)
     torch.library.opcheck(ops.run_program, (case.inputs, case.blob, program.to_json()))
+    if case.inputs[0].dim() == 4:
+        last = [x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in case.inputs]
+        torch.library.opcheck(ops.run_program, (last, case.blob, program.to_json(), True))
 
 
 def test_the_operator_checks_devices_and_dtypes() -> None:

@@ -230,7 +230,10 @@ void conv_range(const ConvJob& job, int64_t first, int64_t last, int64_t b0, int
   int64_t most = pairs ? 2 * (narrow ? M::kPairs : M::kWidePairs) : M::kPixels;
   Walk walk(job, first);
   Tile<M> t;
-  if constexpr (M::kBegins) t.simple = ends_simply(job);
+  if constexpr (M::kBegins) {
+    t.simple = ends_simply(job);
+    for (Place& to : t.to) to.signs = nullptr;  // take_simply() leaves it, and narrow blocks read it
+  }
   while (first < last) {
     int64_t left = last - first, tiles = (left + most - 1) / most;
     // About equal tiles, not full ones and a rest; but no half pairs, and full ones where those alone are fast.
