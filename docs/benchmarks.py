@@ -58,36 +58,39 @@ def facts(found: dict[str, Any]) -> str:
 
 
 def layer_rows(seconds: float) -> list[list[str]]:
-    """3×3 layers alone: float32 in, sign, packing, convolution, affine, float32 out, against nn.Conv2d."""
+    """3×3 layers alone: float32 in, sign, packing, convolution, affine, float32 out, against nn.Conv2d.
+
+    Channels last, as inside a network, and contiguous, where the packed layer transposes twice.
+    """
     import irnet_convert
     from irnet_convert.packed.bench import Contestant, time_in_turns
+
+    def called(model: nn.Module, x: torch.Tensor) -> Any:
+        def run() -> torch.Tensor:
+            with torch.inference_mode():
+                return model(x)
+
+        return run
 
     torch.set_num_threads(1)
     rows = []
     for channels, side in LAYERS:
-        x = torch.randn(1, channels, side, side)
-        real = nn.Conv2d(channels, channels, 3, padding=1, bias=False).eval()
-        binary = nn.Sequential(
-            irnet_convert.BinaryConv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-        packed = irnet_convert.pack(binary.eval(), example_input=x)
-
-        def called(model: nn.Module, x: torch.Tensor = x) -> Any:
-            def run() -> torch.Tensor:
-                with torch.inference_mode():
-                    return model(x)
-
-            return run
-
-        ours, theirs = time_in_turns(
-            [Contestant(name="packed", what="", run=called(packed)),
-             Contestant(name="torch", what="", run=called(real))], seconds=seconds,
-        )  # fmt: skip
-        rows.append(
-            [f"{channels} channels at {side}×{side}", f"{ours.median * 1e3:.3f}",
-             f"{theirs.median * 1e3:.3f}", f"{theirs.median / ours.median:.1f}×"]
-        )  # fmt: skip
+        row = [f"{channels} channels at {side}×{side}"]
+        for form in (torch.channels_last, torch.contiguous_format):
+            x = torch.randn(1, channels, side, side).to(memory_format=form)
+            real = nn.Conv2d(channels, channels, 3, padding=1, bias=False).eval().to(memory_format=form)
+            binary = nn.Sequential(
+                irnet_convert.BinaryConv2d(channels, channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+            packed = irnet_convert.pack(binary.eval(), example_input=x)
+            ours, theirs = time_in_turns(
+                [Contestant(name="packed", what="", run=called(packed, x)),
+                 Contestant(name="torch", what="", run=called(real, x))], seconds=seconds,
+            )  # fmt: skip
+            times = (ours.median * 1e3, theirs.median * 1e3)
+            row += [*(f"{time:.3f}" for time in times), f"{times[1] / times[0]:.1f}×"]
+        rows.append(row)
     return rows
 
 
@@ -165,7 +168,18 @@ def main() -> None:
         + "\n\n"
         + facts(resnet20),
         "### 3×3 layers alone, one thread\n\n"
-        + table(["layer", "packed, ms", "nn.Conv2d, ms", "packed is"], layer_rows(seconds / 4)),
+        + table(
+            [
+                "layer, channels last",
+                "packed, ms",
+                "nn.Conv2d, ms",
+                "packed is",
+                "contiguous: packed, ms",
+                "nn.Conv2d, ms",
+                "packed is",
+            ],
+            layer_rows(seconds / 8),
+        ),
         "### ResNet-18 by instruction set, one thread, against PyTorch eager\n\n"
         + table(["kernels", "ms", "packed is"], isa_rows(seconds)),
         "### ResNet-18 by its first layer, one thread, against PyTorch eager\n\n"

@@ -115,7 +115,8 @@ class StepTable:
             rate = one.macs / one.seconds if one.seconds else 0.0
             binary = one.kind.startswith("binary") and self.limit
             table.add_row(
-                one.kind, one.name, "×".join(map(str, one.shape[1:])), f"{one.seconds * 1e6:.0f}",
+                one.kind, one.name, "×".join(map(str, one.shape[1:])),
+                "in the step above" if one.pooled else f"{one.seconds * 1e6:.0f}",
                 f"{rate / 1e9:.0f}" if one.macs else "", f"{rate / self.limit:.0%}" if binary else "",
             )  # fmt: skip
         return table

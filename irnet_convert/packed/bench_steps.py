@@ -16,6 +16,8 @@ from irnet_convert.packed.shapes import infer_shapes
 from irnet_convert.packed.steps import BinaryConv, BinaryLinear, Conv, Linear, Program
 
 _ROUNDS = 15
+#: Seconds in which no pooling is done: less than two readings of a clock.
+_NOTHING = 2e-7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class StepTime:
         shape: of its output.
         seconds: median.
         macs: multiply-adds, padded places included; 0 for steps without weights.
+        pooled: a pooling that was done with the convolution before it, whose time holds both.
     """
 
     kind: str
@@ -35,6 +38,7 @@ class StepTime:
     shape: tuple[int, ...]
     seconds: float
     macs: int
+    pooled: bool = False
 
 
 def step_times(packed: PackedModel, images: Tensor) -> list[StepTime]:
@@ -101,7 +105,14 @@ def _region(program: Program, plan: engine.Plan, inputs: list[Tensor]) -> list[S
         last,
     ]
     return [
-        StepTime(kind=kind, name=name, shape=shape, seconds=seconds, macs=macs)
+        StepTime(
+            kind=kind,
+            name=name,
+            shape=shape,
+            seconds=seconds,
+            macs=macs,
+            pooled=kind in ("max_pool", "avg_pool") and seconds < _NOTHING,
+        )
         for (kind, name, shape, macs), seconds in zip(rows, median, strict=True)
     ]
 
