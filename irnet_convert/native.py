@@ -1,7 +1,7 @@
 """The native library as training uses it: its passes over arrays, or None where it was not built.
 
-Without it everything is computed by tensor operations, so nothing is said here; ``packed`` warns, whose speed
-depends on it.
+Without it everything is computed by tensor operations, so nothing is said here; ``packed`` and ``train`` warn,
+whose speed depends on it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ FASTEST_FIRST = ("avx512", "avx2", "neon", "portable")
 LIBRARY_NAME = "irnet_native" + (".dylib" if sys.platform == "darwin" else ".so")
 #: Names the instruction set to use instead of the fastest: one of ``ISAS``, or "reference" for none.
 ISA_VARIABLE = "IRNET_ISA"
+
+#: What to do where the library is missing.
+REMEDY = (
+    "install a C++17 compiler (gcc or clang) and install irnet-convert again: "
+    "pip install --force-reinstall --no-deps irnet-convert"
+)
 
 _ARRAYS = (c_void_p,)
 _FUNCTIONS = {

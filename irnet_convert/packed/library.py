@@ -13,14 +13,9 @@ import torch
 from torch import Tensor
 
 from irnet_convert.errors import NativeError
-from irnet_convert.native import INTERFACE_VERSION, ISAS, usable_isas
+from irnet_convert.native import INTERFACE_VERSION, ISAS, REMEDY, usable_isas
 
 _MAX_RANK = 8
-#: What to do where the library is missing.
-REMEDY = (
-    "install a C++17 compiler (gcc or clang) and install irnet-convert again: "
-    "pip install --force-reinstall --no-deps irnet-convert"
-)
 
 
 class _Tensor(ctypes.Structure):

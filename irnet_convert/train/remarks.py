@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from irnet_convert.convert import is_binarized
 from irnet_convert.errors import IrnetError
+from irnet_convert.native import ISA_VARIABLE, REMEDY, passes
 from irnet_convert.networks.origin import Images, origin_of
 from irnet_convert.recipe import Recipe
 from irnet_convert.train.rundir import read_recipe
@@ -15,13 +19,18 @@ from irnet_convert.train.rundir import read_recipe
 _COMPARED = ("input_size", "mean", "std")
 
 
-def remarks(recipe: Recipe, student: nn.Module) -> Iterator[str]:
-    """Lines for the user: images are prepared otherwise than they were for the weights that are begun with.
+def remarks(recipe: Recipe, student: nn.Module, device: torch.device) -> Iterator[str]:
+    """Lines for the user: images are prepared otherwise than they were for the weights that are begun with, or
+    training takes longer than it need.
 
     Args:
         recipe: what is trained.
         student: made by it.
+        device: where it is trained.
     """
+    wanted = os.environ.get(ISA_VARIABLE) != "reference"
+    if wanted and device.type == "cpu" and is_binarized(student) and passes() is None:
+        yield f"Note: without its native library irnet-convert trains twice as long on a CPU. To mend it: {REMEDY}"
     for whose, known in _known(recipe, student):
         ours = Images.of_transforms(recipe.transforms)
         keys = [key for key in _COMPARED if getattr(known, key) != getattr(ours, key)]

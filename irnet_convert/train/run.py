@@ -128,7 +128,7 @@ def train_taken(taken: TakenRecipe, *, resume: bool = False) -> Result:
         if model is not None:
             check_classifier(model, recipe.transforms.input_size, loaders.num_classes, role, loaders.labels)
     if accelerator.is_main_process:
-        for line in remarks(recipe, student):
+        for line in remarks(recipe, student, accelerator.device):
             print(line, file=sys.stderr)
     plan = plan_of(student) if is_binarized(student) else None
     trainer = Trainer(

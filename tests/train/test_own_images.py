@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from irnet_convert import finetune, is_binarized, load, load_packed
+from irnet_convert import binarize, finetune, is_binarized, load, load_packed
 from irnet_convert.cli import app
 from irnet_convert.data import make_loaders
 from irnet_convert.data.samples import decoded
@@ -23,6 +23,7 @@ from irnet_convert.recipe import Recipe
 from irnet_convert.train.remarks import remarks
 
 LABELS = ["cat", "dog", "emu"]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -132,13 +133,28 @@ def test_images_that_were_prepared_otherwise_are_remarked_on(tmp_path: Path) -> 
     changes = ["model.name=timm/mobilenetv1_100", "model.pretrained=false"]
     student = create_model("timm/mobilenetv1_100")
     recipe = Recipe.load("images_teacher", changes)
-    assert list(remarks(recipe, student)) == []
+    assert list(remarks(recipe, student, CPU)) == []
     pretrained = recipe.model_copy(update={"model": recipe.model.model_copy(update={"pretrained": True})})
-    (said,) = remarks(pretrained, student)
+    (said,) = remarks(pretrained, student, CPU)
     assert said.endswith("transforms.mean=[0.5,0.5,0.5] transforms.std=[0.5,0.5,0.5]")
 
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     checkpoint = [f"model.checkpoint={tmp_path / 'model.safetensors'}"]
-    assert list(remarks(Recipe.load("images", checkpoint), student)) == []
-    (said,) = remarks(Recipe.load("images", [*checkpoint, "transforms.input_size=[3,128,128]"]), student)
+    assert list(remarks(Recipe.load("images", checkpoint), student, CPU)) == []
+    (said,) = remarks(Recipe.load("images", [*checkpoint, "transforms.input_size=[3,128,128]"]), student, CPU)
     assert said.endswith("alike: transforms.input_size=[3,224,224]")
+
+
+def test_training_without_native_passes_is_remarked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a binarized network on a CPU, where nobody asked for the reference."""
+    recipe = Recipe.load("digits")
+    network = create_model("timm/cifar_resnet20")
+    student = binarize(network)
+    monkeypatch.delenv("IRNET_ISA", raising=False)
+    monkeypatch.setattr("irnet_convert.train.remarks.passes", lambda: None)
+    (said,) = remarks(recipe, student, CPU)
+    assert "C++17 compiler" in said
+    assert list(remarks(recipe, network, CPU)) == []
+    assert list(remarks(recipe, student, torch.device("cuda"))) == []
+    monkeypatch.setenv("IRNET_ISA", "reference")
+    assert list(remarks(recipe, student, CPU)) == []
