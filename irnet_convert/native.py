@@ -1,7 +1,7 @@
 """The native library as training uses it: its passes over arrays, or None where it was not built.
 
-Without it everything is computed by tensor operations, so nothing is said here; ``packed`` and ``train``, whose
-speed depends on it, say it.
+Without it everything is computed by tensor operations, so nothing is said here; ``packed`` and ``train`` say
+it, whose speed depends on it.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ _COMPARED = ("input_size", "mean", "std")
 
 
 def remarks(recipe: Recipe, student: nn.Module, device: torch.device) -> Iterator[str]:
-    """Lines for the user: training takes longer than it need; images are prepared otherwise than they were for
-    the weights that are begun with.
+    """Lines for the user: training takes longer than it need; images are prepared otherwise than they were
+    for the weights that are begun with.
 
     Args:
         recipe: what is trained.
@@ -30,7 +30,7 @@ def remarks(recipe: Recipe, student: nn.Module, device: torch.device) -> Iterato
     """
     wanted = os.environ.get(ISA_VARIABLE) != "reference"
     if wanted and device.type == "cpu" and is_binarized(student) and passes() is None:
-        yield f"Note: irnet-convert has no native library, so a CPU trains twice as long. To mend it: {REMEDY}"
+        yield f"Note: there is no native library, so training is half as fast on a CPU. To mend it: {REMEDY}"
     for whose, known in _known(recipe, student):
         ours = Images.of_transforms(recipe.transforms)
         keys = [key for key in _COMPARED if getattr(known, key) != getattr(ours, key)]
