@@ -16,9 +16,12 @@ from torch import Tensor
 from irnet_convert.packed.reference import run_reference
 from irnet_convert.packed.steps import (
     Activation,
+    Add,
+    Affine,
     AvgPool,
     BinaryConv,
     BinaryLinear,
+    Clamp,
     ConstSpec,
     Conv,
     MaxPool,
@@ -46,6 +49,35 @@ def chained_case(channels: int) -> Case:
     case = case_of(program, [(2, 9, 5, 4)], seed=channels, special=False)
     case.inputs[0].copy_((case.inputs[0] * 3).round())
     return case
+
+
+def stem_cases() -> list[Case]:
+    """First layers that pooling follows in bands: wide kernels (minimal filtering), 8 and 16 bits; then a
+    residual block of whole tiles, whose sum takes the shortcut's place.
+    """
+    cases = []
+    for number, bits in enumerate((None, 8, 16)):
+        shapes = [(64, 3, 7, 7), (64, 64, 3, 3)]
+        dtype: Any = {None: "f32", 8: "i8", 16: "i16"}[bits]
+        program = Program(
+            inputs=(ValueSpec(layout="map", rank=4, channels=3),),
+            constants=(
+                ConstSpec(name="w0", dtype=dtype, shape=shapes[0]),
+                ConstSpec(name="w1", dtype="bits", shape=shapes[1]),
+                *(ConstSpec(name=name, dtype="f32", shape=(64,)) for name in ("scale", "shift")),
+            ),
+            steps=(
+                Conv(input=0, weight=0, stride=(2, 2), padding=(3, 3, 3, 3), input_bits=bits),
+                MaxPool(input=1, kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
+                BinaryConv(
+                    input=2, weight=1, padding=(1, 1, 1, 1),
+                    post=(Affine(scale=2, shift=3), Add(value=2), Clamp(min=-1.0, max=1.0)),
+                ),
+            ),
+            outputs=(3,),
+        )  # fmt: skip
+        cases.append(case_of(program, [(2, 3, 37, 45)], seed=number, special=False))
+    return cases
 
 
 def pooling_cases() -> list[Case]:

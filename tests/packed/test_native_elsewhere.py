@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chosen_cases import assert_same, chained_case
+from chosen_cases import assert_same, chained_case, decided, stem_cases
 from native_cases import build, make_cases, read_outputs, run, write_cases
 from program_cases import Case
 from torch import Tensor
@@ -36,6 +36,9 @@ CROSS = "aarch64-linux-gnu"
 def cases(request: pytest.FixtureRequest) -> tuple[bool, list[Case], list[list[Tensor]]]:
     exact = request.param == "exact"
     found = make_cases(80, exact=exact) + [chained_case(c) for c in (4, 12, 16, 20, 33, 48, 80)]
+    stems = stem_cases()
+    assert all(decided(case) for case in stems)
+    found += stems[1:] if exact else stems  # sums of integers have one result
     return exact, found, [run_reference(c.program, c.blob, c.inputs) for c in found]
 
 
@@ -102,7 +105,8 @@ def compared(command: list[str], isa: str) -> int:
 
 
 def test_no_change_of_a_program_is_a_finding(sanitized: Path, tmp_path: Path) -> None:
-    write_cases(make_cases(100, exact=True) + make_cases(100, exact=False), tmp_path / "cases")
+    cases = make_cases(100, exact=True) + make_cases(100, exact=False) + stem_cases()
+    write_cases(cases, tmp_path / "cases")
     printed = run(
         [str(sanitized / "fuzz"), str(tmp_path / "cases"), str(CHANGES), "1"], timeout=60 + CHANGES / 50
     )
