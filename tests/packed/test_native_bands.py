@@ -157,6 +157,31 @@ def test_pooling_that_is_not_the_only_reader(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "conv", [{"kernel": (4, 4), "padding": (1, 2, 1, 2)}, {"kernel": (1, 1), "padding": (0,) * 4}]
+)
+def test_a_shortcut_added_before_pooling(isa: str, conv: dict) -> None:
+    """The sum may not take the shortcut's place: in bands its rows lie elsewhere than they are read."""
+    torch.manual_seed(0)
+    weight = torch.randint(-4, 5, (64, 64, *conv["kernel"])).float()
+    x = torch.randint(-4, 5, (1, 64, 60, 24)).float()
+    program = Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=64),),
+        constants=(ConstSpec(name="w", dtype="f32", shape=tuple(weight.shape)),),
+        steps=(
+            Conv(input=0, weight=0, padding=conv["padding"]),
+            Conv(input=0, weight=0, padding=conv["padding"], post=(Add(value=1),)),
+            MaxPool(input=2, kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
+        ),
+        outputs=(3,),
+    )
+    for threads in (1, 2, 3):
+        (found,) = ran(program, weight, x, isa, threads)
+        map64 = 2 * conv64(x, weight, {**conv, "stride": (1, 1)})
+        torch.testing.assert_close(found.double(), F.max_pool2d(map64, 3, 2, 1), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("pad_mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("bits", [2, 7, 8, 9])
 def test_bytes_are_exact(isa: str, pad_mode: str, bits: int) -> None:

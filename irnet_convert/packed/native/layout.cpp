@@ -84,7 +84,8 @@ void write_over(Layout& layout, const Program& program, const std::vector<Prepar
   constexpr Form kPlain = {FormKind::kReal, PadMode::kZeros};
   for (size_t i = 0; i < program.steps.size(); ++i) {
     const Step& s = program.steps[i];
-    if (prepared[i].method > Method::kDepthwise) continue;
+    // Of a map that is pooled in bands a row lies elsewhere, where shortcuts of others may not have been read yet.
+    if (prepared[i].method > Method::kDepthwise || layout.convs[i].pooled) continue;
     Tensor* to = nullptr;
     for (Tensor& t : layout.values[program.inputs + i].tensors)
       if (t.form.kind == FormKind::kReal && t.direct) to = &t;
@@ -124,7 +125,7 @@ bool is_pooled(const Layout& layout, const Program& program, size_t i) {
 
 // Filtered convolutions, and those that pooling is one step with: its result is written while their input is read.
 void note_bands(Layout& layout, const Program& program, const std::vector<Prepared>& prepared,
-                   const Kernels& kernels) {
+                const Kernels& kernels) {
   for (size_t i = 0; i < program.steps.size(); ++i) {
     const Step& s = program.steps[i];
     Method method = prepared[i].method;
