@@ -179,6 +179,8 @@ def test_help_teaches(command: str) -> None:
         (["bench", "timm/resnet19"], UnknownNameError, "timm/resnet18"),
         (["bench", "FILE", "--against", "tensorrt"], UnknownNameError, "torch"),
         (["bench", "RUN/recipe.yaml"], PackedFileError, "refused"),
+        (["bench", "FILE", "--stem-bits", "8"], ArgumentError, "pack the file again"),
+        (["bench", "FILE", "--real-dtype", "float16"], ArgumentError, "--real-dtype for"),
         (["eval", "RUN", "--packed", "RUN/model.safetensors"], PackedFileError, "no metadata"),
     ],
 )

@@ -102,6 +102,7 @@ def _run(request: Request, folder: Path, progress: Callable[[str], None]) -> Res
 
 def _subject(request: Request, folder: Path, progress: Callable[[str], None]) -> _Subject:
     if Path(request.name).is_file():
+        _check_nothing_asks_for_packing(request)
         packed = load_packed(request.name)
         return _Subject(
             packed=packed, file=Path(request.name), dense_name=packed.source.get("name"),
@@ -121,6 +122,24 @@ def _subject(request: Request, folder: Path, progress: Callable[[str], None]) ->
     file = folder / "packed.safetensors"
     save_packed(packed, file)
     return _Subject(packed=packed, file=file, dense_name=name, dense_kwargs=kwargs)
+
+
+def _check_nothing_asks_for_packing(request: Request) -> None:
+    given = [
+        option
+        for option, is_given in (
+            ("--stem-bits", request.stem_bits is not None),
+            ("--real-dtype", request.real_dtype != "float32"),
+            ("--model-kwargs", request.kwargs != "{}"),
+        )
+        if is_given
+    ]
+    if given:
+        raise ArgumentError(
+            f"{' and '.join(given)} for {request.name}, which is packed already",
+            expected="such options with a model, which is packed for the benchmark",
+            mend="leave them out, or pack the file again: irnet-convert pack RUN_DIR OUT --stem-bits 8",
+        )
 
 
 def _example(request: Request) -> Any:

@@ -16,8 +16,6 @@ from irnet_convert.packed.shapes import infer_shapes
 from irnet_convert.packed.steps import BinaryConv, BinaryLinear, Conv, Linear, Program
 
 _ROUNDS = 15
-#: Seconds in which no pooling is done: less than two readings of a clock.
-_NOTHING = 2e-7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +109,7 @@ def _region(program: Program, plan: engine.Plan, inputs: list[Tensor]) -> list[S
             shape=shape,
             seconds=seconds,
             macs=macs,
-            pooled=kind in ("max_pool", "avg_pool") and seconds < _NOTHING,
+            pooled=seconds == 0,  # exactly: the native code says so
         )
         for (kind, name, shape, macs), seconds in zip(rows, median, strict=True)
     ]

@@ -154,25 +154,43 @@ class PackedModel(nn.Module):
                 raise _refused(spec, f"a {type(x).__name__}", "pass a tensor")
             floating = spec.dtype == "float32"
             if x.dtype not in DTYPES if floating else x.dtype != getattr(torch, spec.dtype):
-                raise _refused(
-                    spec, f"of {x.dtype}", "convert it, for images: x.float() / 255, then normalise"
-                )
+                raise _refused(spec, f"of {x.dtype}", _mend_dtype(x.dtype, spec))
             if x.device != device:
                 raise _refused(
                     spec, f"on {x.device}", f"x.to({str(device)!r}), or packed.to({str(x.device)!r})"
                 )
             shape = x.shape
-            if len(shape) != len(spec.shape):
-                raise _refused(spec, f"of shape {tuple(shape)}", "one image needs a batch: x.unsqueeze(0)")
-            for want, got in zip(spec.shape, shape, strict=True):
-                if want is not None and want != got:
-                    mend = "resize it, or pack the model with an example of this size"
-                    raise _refused(spec, f"of shape {tuple(shape)}", mend)
+            if len(shape) != len(spec.shape) or any(
+                want is not None and want != got for want, got in zip(spec.shape, shape, strict=True)
+            ):
+                raise _refused(spec, f"of shape {tuple(shape)}", _mend_shape(tuple(shape), spec))
             if x.requires_grad and torch.is_grad_enabled():
                 raise _refused(spec, "that requires a gradient", "x.detach(), or torch.inference_mode()")
             if dtype is None and x.is_floating_point():
                 dtype = x.dtype
         return dtype or torch.float32
+
+
+def _mend_dtype(dtype: torch.dtype, spec: InputSpec) -> str:
+    if spec.dtype != "float32":
+        return f"x.to(torch.{spec.dtype})"
+    if dtype == torch.uint8:
+        return "convert it, for images: x.float() / 255, then normalise"
+    return "x.float()"
+
+
+def _mend_shape(shape: tuple[int, ...], spec: InputSpec) -> str:
+    """What was probably meant."""
+    want = spec.shape
+    if len(shape) == len(want) - 1:
+        return "one image needs a batch: x.unsqueeze(0)"
+    if len(shape) != len(want):
+        return f"pass {len(want)} dimensions"
+    if len(shape) == 4 and want[1] not in (None, shape[1]):
+        if shape[3] == want[1]:
+            return "channels come second: x.permute(0, 3, 1, 2)"
+        return f"pass {want[1]} channels, as the network was made for"
+    return "resize it, or pack the model with an example of this size"
 
 
 def _in_memory(network: Network, constants: Mapping[str, Tensor]) -> list[Tensor]:

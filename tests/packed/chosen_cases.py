@@ -13,6 +13,7 @@ import torch
 from program_cases import Case, case_of
 from torch import Tensor
 
+from irnet_convert.packed.blob import constant
 from irnet_convert.packed.reference import run_reference
 from irnet_convert.packed.steps import (
     Activation,
@@ -64,10 +65,13 @@ def stem_cases() -> list[Case]:
             constants=(
                 ConstSpec(name="w0", dtype=dtype, shape=shapes[0]),
                 ConstSpec(name="w1", dtype="bits", shape=shapes[1]),
-                *(ConstSpec(name=name, dtype="f32", shape=(64,)) for name in ("scale", "shift")),
+                *(ConstSpec(name=n, dtype="f32", shape=(64,)) for n in ("scale", "shift", "one", "small")),
             ),
             steps=(
-                Conv(input=0, weight=0, stride=(2, 2), padding=(3, 3, 3, 3), input_bits=bits),
+                Conv(
+                    input=0, weight=0, stride=(2, 2), padding=(3, 3, 3, 3), input_bits=bits,
+                    post=(Affine(scale=4, shift=5),),
+                ),
                 MaxPool(input=1, kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
                 BinaryConv(
                     input=2, weight=1, padding=(1, 1, 1, 1),
@@ -76,7 +80,10 @@ def stem_cases() -> list[Case]:
             ),
             outputs=(3,),
         )  # fmt: skip
-        cases.append(case_of(program, [(2, 3, 37, 45)], seed=number, special=False))
+        case = case_of(program, [(2, 3, 37, 45)], seed=number, special=False)
+        constant(program, case.blob, 4).fill_(1.0)
+        constant(program, case.blob, 5).fill_(2.0**-20)  # a shift: without one nothing is filtered
+        cases.append(case)
     return cases
 
 

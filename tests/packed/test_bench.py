@@ -6,9 +6,11 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chosen_cases import stem_cases
 from packed_cases import packed_of, small_resnet
 from rich.console import Console
 
@@ -17,7 +19,7 @@ from irnet_convert.extras import needs
 from irnet_convert.packed import engine
 from irnet_convert.packed.bench import Contestant, Result, StepTable, Timing, time_in_turns
 from irnet_convert.packed.bench_engines import Match, contestants
-from irnet_convert.packed.bench_steps import StepTime, binary_share, step_times
+from irnet_convert.packed.bench_steps import StepTime, _region, binary_share, step_times
 
 
 def timing(name: str, median: float) -> Timing:
@@ -131,3 +133,17 @@ def test_a_signal_is_survived_after_engines_came_and_went(tmp_path: Path) -> Non
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.skipif(not engine.available_isas(), reason="the native library was not built")
+def test_pooling_that_is_one_step_with_its_convolution_says_so() -> None:
+    """The convolution's row has the time of both; a pooling of its own has its time."""
+    case = stem_cases()[0]
+    plan = engine.Plan(case.program, case.blob)
+    conv, pool, binary = _region(case.program, plan, case.inputs)[1:-1]
+    assert (conv.pooled, pool.pooled, binary.pooled) == (False, True, False)
+    text = shown(StepTable(steps=[conv, pool, binary], limit=0.0))
+    assert "↑ in the time of the step above" in text
+    apart = replace(case.program, outputs=(1, 3))
+    assert not any(step.pooled for step in _region(apart, engine.Plan(apart, case.blob), case.inputs))
+    assert "↑" not in shown(StepTable(steps=[conv, binary], limit=0.0))

@@ -123,7 +123,11 @@ def test_maps_lie_as_the_input_does(isa: str, monkeypatch: pytest.MonkeyPatch) -
     ("given", "says"),
     [
         ((torch.zeros(3, 8, 8),), r"unsqueeze"),
+        ((torch.zeros(1, 1, 3, 8, 8),), "pass 4 dimensions"),
         ((torch.zeros(1, 4, 8, 8),), r"\(1, 4, 8, 8\)"),
+        ((torch.zeros(1, 4, 8, 8),), "pass 3 channels"),
+        ((torch.zeros(1, 8, 8, 3),), r"permute\(0, 3, 1, 2\)"),
+        ((torch.zeros(1, 3, 8, 8, dtype=torch.float64),), r"mend it: x.float\(\)$"),
         ((torch.zeros(1, 3, 8, 8, dtype=torch.uint8),), "uint8"),
         ((torch.zeros(1, 3, 8, 8, dtype=torch.float64),), "float64"),
         ((torch.zeros(1, 3, 8, 8, device="meta"),), "on meta"),

@@ -55,7 +55,7 @@ inline constexpr Kernels kKernels = {
 #else
     nullptr,
 #endif
-    winograd, pooled, depthwise, pool, move, quantise, export_, measure,
+    moderate, winograd, pooled, depthwise, pool, move, quantise, export_, measure,
 };
 
 }  // namespace irn::IRN_ISA

@@ -1,6 +1,6 @@
 // What a plan hands to the kernels of an instruction set: jobs over plain memory.
 //
-// Inside a plan every tensor is channels last with a border (padding) around it, in one of three forms:
+// Inside a plan every tensor is channels last with a border (padding) around it, in one of five forms:
 //   real   float32
 //   signs  float32 that holds +1 and -1; for the few binary layers that are computed as real ones
 //   ints   int16, quantised image by image; the scales of the images follow the tensor
@@ -104,13 +104,16 @@ struct WinogradJob {
   int64_t kernel_rows, stride;  // of rows
   int64_t line, row;      // bytes from one row of the input to the next; numbers of a row that windows read
   int64_t cell, tiles;    // numbers of a cell; tiles of four outputs in a row
+  const uint8_t* plainly;  // of each image: whether it takes the plain sum
   int64_t band, bands;    // rows of outputs that are worked on together, and how many bands an image has
   const float* weights;   // [block][point][step][channel]
 };
 constexpr int64_t kScratch = 1 << 15;  // floats of a band's transformed rows
 // From one point of a tile to the next: whole vectors.
-constexpr int64_t filtered_plane(int64_t numbers, int64_t lanes) { return (numbers + lanes - 1) / lanes * lanes; }
-constexpr float kModerate = 0x1p50f;  // no sum of products of such numbers overflows
+[[gnu::always_inline]] inline int64_t filtered_plane(int64_t numbers, int64_t lanes) {
+  return (numbers + lanes - 1) / lanes * lanes;
+}
+constexpr float kModerate = 0x1p16f;  // of an image's numbers
 
 // Depthwise convolution of reals: weights [tap][channels], channels as in the epilogue's constants.
 struct DepthwiseJob {
@@ -186,6 +189,7 @@ struct Kernels {
   void (*conv_real)(const ConvJob&, int64_t begin, int64_t end);
   void (*conv_ints)(const ConvJob&, int64_t begin, int64_t end);
   void (*conv_bytes)(const ConvJob&, int64_t begin, int64_t end);
+  bool (*moderate)(const WinogradJob&, int64_t image);               // whether it may be filtered
   void (*winograd)(const WinogradJob&, int64_t begin, int64_t end);  // of bands
   void (*pooled)(const PooledJob&, int64_t begin, int64_t end);          // of parts
   void (*depthwise)(const DepthwiseJob&, int64_t begin, int64_t end);

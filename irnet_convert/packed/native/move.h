@@ -184,7 +184,9 @@ inline void quantise_row(const float* in, int64_t n, float s, int zero, T* out) 
     float x = s > 0 ? in[i] / s + 12582912.0f : 12582912.0f;
     int32_t bits;
     __builtin_memcpy(&bits, &x, sizeof bits);
-    out[i] = T(bits + zero);
+    int32_t q = bits - 0x4b400000;
+    if (sizeof(T) == 1) q = q > 127 ? 127 : q < -127 ? -127 : q;  // it is more where s is so small that it was rounded
+    out[i] = T(q + zero);
   }
 }
 

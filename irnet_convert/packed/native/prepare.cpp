@@ -1,5 +1,6 @@
 #include "prepare.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace irn {
@@ -80,10 +81,10 @@ void make_blocks(Prepared& p, int64_t groups, int64_t steps, const CoreShape& co
 
 // Winograd's F(4, 4) along rows takes 7 / 4 products for every four taps: whether that is at most 10 / 19 of the plain
 // sum's, and winograd.h takes such a convolution. (Kernels of 3 columns would gain 1.7, and double their error for it.)
-bool filters(const Prepared& p, const Step& s, const CoreShape& core) {
+bool filters(const Prepared& p, const Step& s, int64_t inner, const CoreShape& core) {
   int64_t columns = s.kernel[1], stride = s.stride[1];
   return is_conv(s.kind) && p.rows && s.dilation[0] == 1 && !s.input_bits && p.input.kind == FormKind::kReal &&
-         columns <= 4 * stride && 40 * columns >= 133 * stride &&
+         columns <= 4 * stride && 40 * columns >= 133 * stride && 14 * s.kernel[0] * stride * inner <= kScratch &&
          p.channels % (core.lanes * core.vectors) == 0;
 }
 
@@ -229,7 +230,7 @@ void prepare_product(Prepared& p, const Program& program, const Step& s, const u
     p.method = Method::kConvReal;
     p.input = {real, s.pad_mode};
     pack_real(p, weights, taps, inner, core);
-    if (filters(p, s, core)) filter_weights(p, weights, s, inner, core);
+    if (filters(p, s, inner, core)) filter_weights(p, weights, s, inner, core);
   }
 }
 
@@ -264,6 +265,12 @@ void prepare_post(Prepared& p, const Program& program, const Step& s, int64_t ch
   p.minus_twice = std::move(twice);
 }
 
+// Whether what follows an accumulator first adds something to it in every channel; see winograd.h.
+bool always_shifts(const Prepared& p) {
+  if (p.post.empty() || p.post[0].kind != PostKind::kAffine) return false;
+  return std::all_of(p.post[0].b, p.post[0].b + p.channels, [](float shift) { return shift != 0; });
+}
+
 }  // namespace
 
 int64_t Prepared::bytes() const {
@@ -291,6 +298,7 @@ Prepared prepare(const Program& program, size_t index, const uint8_t* blob, cons
     }
   }
   prepare_post(p, program, s, p.channels, blob);
+  if (!always_shifts(p)) p.filtered = Memory();
   return p;
 }
 

@@ -97,7 +97,8 @@ void cut(const Call& call, const Prepared& p, ConvJob& job) {
   if (call.threads == 1 && p.weights.bytes() > kWeights) job.chunk = job.pixels;
 }
 
-WinogradJob winograd_job(const Call& call, size_t index, const ConvJob& plain) {
+// plainly: filled in, and referred to by the job.
+WinogradJob winograd_job(const Call& call, size_t index, const ConvJob& plain, std::vector<uint8_t>& plainly) {
   const Step& s = call.program.steps[index];
   const ConvLayout& c = call.layout.convs[index];
   const Sizes& in = call.layout.values[size_t(s.inputs[0])].sizes;
@@ -112,6 +113,9 @@ WinogradJob winograd_job(const Call& call, size_t index, const ConvJob& plain) {
   job.band = c.filter_band;
   job.bands = ceil_div(plain.grid.h, std::max(job.band, int64_t(1)));
   job.weights = call.prepared[index].filtered.as<float>();
+  plainly.resize(size_t(in.n));
+  for (int64_t n = 0; c.filter_tiles && n < in.n; ++n) plainly[size_t(n)] = !call.kernels.moderate(job, n);
+  job.plainly = plainly.data();
   return job;
 }
 
@@ -158,7 +162,8 @@ void run_conv(const Call& call, size_t index, const Output& out) {
   bool bits = p.method == Method::kConvBits;
   int64_t work = job.pixels * (p.weights.bytes() / (bits ? 8 : 1));
   if (call.layout.convs[index].filter_tiles) {
-    WinogradJob filtered = winograd_job(call, index, job);
+    std::vector<uint8_t> plainly;
+    WinogradJob filtered = winograd_job(call, index, job, plainly);
     spread(call, call.kernels.winograd, filtered, out.value.sizes.n * filtered.bands, work);
     return;
   }
@@ -228,7 +233,8 @@ void run_pooled(const Call& call, size_t index, const Output& conv, const Output
                 : method == Method::kConvBytes ? Product::kBytes
                 : method == Method::kConvInts  ? Product::kInts
                                                : Product::kReal;
-  job.conv = winograd_job(call, index, conv_job(call, index, conv));
+  std::vector<uint8_t> plainly;
+  job.conv = winograd_job(call, index, conv_job(call, index, conv), plainly);
   if (!filtered) job.conv.band = kBand;
   job.pool = pool_job(call, index + 1, pool);
   job.parts = 1;

@@ -4,7 +4,7 @@
 // The sum of a pixel is bias - 2 count. Where every bias is even, counting begins at -bias / 2, so that what is
 // counted, c, is the sum by -2; and since a product by a power of two is exact,
 //   fma(bias - 2 count, scale, shift) = fma(c, -2 scale, shift)
-// to the last bit. That saves two passes over the sums, and with them the only reason to store them first.
+// to the last bit, but for the sign of a zero. That saves two passes over the sums, and with them the only reason to store them first.
 #pragma once
 #include "finish.h"
 #include "tile.h"

@@ -8,8 +8,11 @@
 //   y = A' [(G g) x (B' d)]
 // evaluated at the points 0, 1, -1, 1/2, -1/2, 2 and infinity. All of B' and A' are exact in float32. With independent
 // numbers the result is off by twice what the plain sum in float32 is off by: 4.7e-7 against 2.4e-7 of its standard
-// deviation, measured in float64. B' d mixes neighbours, so a band of rows with a number that is not finite, or so large
-// that it could make one, takes the plain sum.
+// deviation, measured in float64.
+//
+// B' d mixes neighbours. So an image with a number that is not finite, or above 2^16, takes the plain sum, where a window
+// knows nothing of what lies beside it. And a window of zeros beside others gives not 0 but a rounding error, of either
+// sign: where a zero is to keep its sign, since no shift follows, prepare.cpp does not filter.
 #pragma once
 #include "conv.h"
 #include "move.h"
@@ -38,7 +41,7 @@ inline void gather_cells(const WinogradJob& job, const uint8_t* first, int64_t r
 }
 
 // Whether n numbers are finite and small enough.
-inline bool moderate(const float* x, int64_t n) {
+inline bool all_moderate(const float* x, int64_t n) {
   F most = splat(0.0f);
   int64_t i = 0;
   for (; i + kFloats <= n; i += kFloats) most = max_nan(max_nan(most, load(x + i)), mul(load(x + i), splat(-1.0f)));
@@ -48,6 +51,14 @@ inline bool moderate(const float* x, int64_t n) {
     if (!(m <= kModerate)) return false;
   for (; i < n; ++i)
     if (!(x[i] <= kModerate && x[i] >= -kModerate)) return false;
+  return true;
+}
+
+// Of all numbers that an image's windows read.
+inline bool moderate(const WinogradJob& job, int64_t image) {
+  const uint8_t* row = job.plain.in.at(image, 0, 0);
+  for (int64_t y = (job.plain.grid.h - 1) * job.stride + job.kernel_rows; y > 0; --y, row += job.line)
+    if (!all_moderate(reinterpret_cast<const float*>(row), job.row)) return false;
   return true;
 }
 
@@ -74,14 +85,12 @@ inline void transform_cells(const float* cells, int64_t n, float* to) {
 }
 
 // The rows of a band, transformed: [tile][point][row][number of a cell], so that all that a window multiplies lies
-// together. False if a number is not moderate.
-inline bool transform_rows(const WinogradJob& job, const uint8_t* first, int64_t rows, float* to) {
-  alignas(64) float cells[kScratch + kFloats];
+// together. Too much for the stack of a small thread.
+inline void transform_rows(const WinogradJob& job, const uint8_t* first, int64_t rows, float* to) {
+  alignas(64) static thread_local float cells[kScratch + kFloats];
   int64_t n = rows * job.cell, plane = filtered_plane(n, kFloats);
   gather_cells(job, first, rows, cells);
-  if (!moderate(cells, (job.tiles * kOutputs + kPoints - kOutputs) * n)) return false;
   for (int64_t t = 0; t < job.tiles; ++t) transform_cells(cells + t * kOutputs * n, n, to + t * kPoints * plane);
-  return true;
 }
 
 // A' and the epilogue, for the outputs of one tile in R vectors of channels; m: products, a point every `step`.
@@ -130,13 +139,14 @@ inline void winograd_band(const WinogradJob& job, int64_t n, int64_t y0, int64_t
                                         winograd_tile<4>, winograd_tile<5>, winograd_tile<6>};
   static_assert(kRealPixels <= 6);
   const ConvJob& plain = job.plain;
-  alignas(64) float rows[kScratch];
+  alignas(64) static thread_local float rows[kScratch];
   int64_t needed = (height - 1) * job.stride + job.kernel_rows, width = plain.grid.w;
   int64_t step = job.stride * job.cell, plane = filtered_plane(needed * job.cell, kFloats);
-  if (!transform_rows(job, plain.in.at(n, y0, 0), needed, rows)) {
+  if (job.plainly[n]) {
     int64_t first = (n * plain.grid.h + y0) * width;
     return conv_range<Real>(plain, first, first + height * width, 0, plain.n_blocks);
   }
+  transform_rows(job, plain.in.at(n, y0, 0), needed, rows);
   for (int64_t at = 0, all = height * job.tiles; at < all;) {
     const float* cells[kRealPixels];
     Place places[kRealPixels];
