@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"binary", "policy", "plain_yaml", "graph.rewrites", "hub", "durable"},
     "data": {"recipe"},
     "packed": {"binary", "durable", "extras", "graph.example", "layers", "native", "plain_json"},
-    "train": {"binary", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
+    "train": {"binary", "native", "layers", "convert", "networks", "recipe", "data", "report", "graph.plan",
               "graph.replay", "durable", "extras", "plain_yaml", "policy", "weights", "hub", "pretrained"},
     "pretrained": {"layers", "graph", "convert", "report", "networks", "recipe", "packed",
                    "durable", "plain_json", "plain_yaml", "weights", "hub"},
