@@ -265,6 +265,16 @@ def test_bytes_are_exact(isa: str, pad_mode: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_bytes_do_not_wrap_where_the_scale_is_rounded(isa: str) -> None:
+    """A 127th of 190 steps of a subnormal number is rounded to one step, of which there are 190."""
+    weight = torch.ones(16, 3, 1, 1, dtype=torch.int8)
+    conv = {"stride": (1, 1), "padding": (0, 0, 0, 0)}
+    x = torch.full((1, 3, 4, 4), 190 * 2.0**-149)
+    (found,) = ran(program_of(weight, conv, shift=False, input_bits=8), weight, x, isa)
+    assert (found > 0).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_scales_at_the_end_of_float32(isa: str) -> None:
     """-2 scale is infinite where scale is not: the sum must not begin elsewhere then."""
     torch.manual_seed(0)
