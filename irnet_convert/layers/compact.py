@@ -13,8 +13,8 @@ from irnet_convert.layers.model import layers_of
 def set_compact(model: nn.Module, on: bool = True) -> None:
     """Have a binarized network keep about half of what it keeps for the backward pass, or all again.
 
-    No value of a forward pass changes, and no gradient of a weight by what its own layer does. Only the
-    gradient that a binary layer hands down to its input is rounded: to a 127th of the surrogate's peak.
+    No value of a forward pass changes. Of the gradients, what a binary layer, GELU, SiLU and LayerNorm hand
+    down to their input is rounded, and that of a LayerNorm's weight.
 
     - A binary layer keeps one byte of each number of its input: its sign, and the derivative of the surrogate
       there as a share of its peak, in 7 bits. What it hands down differs from the exact gradient by
@@ -26,11 +26,14 @@ def set_compact(model: nn.Module, on: bool = True) -> None:
       the power of two that they are times.
     - nn.MaxPool2d keeps nothing of its input, and indices in 2 or 4 bytes.
     - A real nn.Conv2d that skips pixels (1×1 with a stride) keeps those that it looks at.
+    - nn.GELU and nn.SiLU (but in place) keep one byte of each number: their derivative, which lies between
+      −0.13 and 1.13, within 0.5/202. The gradient of such a gradient is refused.
+    - nn.LayerNorm, in float32 and float64, keeps its input in float16, as a share of its largest number.
 
-    All but the first are exact. Layers that take the sign apart from their product keep their input as it is:
-    Same padding, padding modes other than zeros, an explicit padding in front, attention; so do real
-    activations and RPReLU. Under ``torch.compile`` the first two hold, and the compiler chooses what it keeps
-    of the others. In half precision a BatchNorm keeps what it kept.
+    All but the first and the last two are exact. Layers that take the sign apart from their product keep
+    their input as it is: Same padding, padding modes other than zeros, an explicit padding in front,
+    attention; so do real activations and RPReLU. Under ``torch.compile`` the first two hold, and the compiler
+    chooses what it keeps of the others. In half precision a BatchNorm and a LayerNorm keep what they kept.
 
     It is not saved with the network. Modules that are put in later (``convert_sync_batchnorm``) do not know
     of it: call this again.

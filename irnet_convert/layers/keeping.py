@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.counts import counts, from_counts
 from irnet_convert.layers.signed import steps_of
+from irnet_convert.layers.smooth import Derives, Encodes, derivative_of
 
 _AUTOGRAD: Any = getattr(torch._C, "_autograd")  # noqa: B009 (its stub names no submodules)
 
@@ -44,14 +45,19 @@ def keep_less(module: nn.Module, on: bool) -> None:
     """Hook a module that can keep less for the backward pass, or take the hooks away again.
 
     Args:
-        module: a BatchNorm, nn.MaxPool2d, an nn.Conv2d that skips pixels, or one whose forward pass was
-            converted; others stay as they are.
+        module: a BatchNorm, nn.LayerNorm, nn.MaxPool2d, nn.GELU, nn.SiLU, an nn.Conv2d that skips pixels, or
+            one whose forward pass was converted; others stay as they are.
         on: hook it, once; or unhook it.
     """
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for number in [n for n, hook in hooks.items() if isinstance(hook, _Opens | _Closes)]:
+        for number in [n for n, hook in hooks.items() if isinstance(hook, _OURS)]:
             del hooks[number]
             module._forward_hooks_always_called.pop(number, None)
+    derivative = derivative_of(module) if on else None
+    if derivative is not None:
+        module.register_forward_pre_hook(Encodes(derivative, _trains))
+        # In front of others' hooks, for which the output is to have a gradient.
+        module.register_forward_hook(Derives(), prepend=True, always_call=True)
     context = _context_for(module) if on else None
     if context is not None:
         module.register_forward_pre_hook(_Opens(context))
@@ -61,12 +67,23 @@ def keep_less(module: nn.Module, on: bool) -> None:
 def _context_for(module: nn.Module) -> Callable[[Tensor], Context | None] | None:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _of_batch_norm
+    if isinstance(module, nn.LayerNorm):
+        return _of_layer_norm
     if isinstance(module, nn.MaxPool2d):
         return _of_max_pool
     if isinstance(module, nn.Conv2d) and not isinstance(module, BinaryLayer) and _skips(module):
         return partial(_of_skipping, strides=module.stride)
     # A graph of its own in the place of its class's forward: it may call functions that modules stand for.
     return _of_functions if "forward" in vars(module) else None
+
+
+def _trains(inputs: tuple[Any, ...]) -> bool:
+    """Whether a backward pass may follow, and it is for hooks to say what is kept for it."""
+    # A compiler decides itself what to keep.
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or not torch.is_grad_enabled():
+        return False
+    # Inside torch.func there are no such hooks.
+    return bool(inputs) and isinstance(inputs[0], Tensor) and _AUTOGRAD._saved_tensors_hooks_is_enabled()
 
 
 @dataclass(frozen=True)
@@ -76,14 +93,7 @@ class _Opens:
     context: Callable[[Tensor], Context | None]
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        # A compiler decides itself what to keep.
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or not torch.is_grad_enabled():
-            return
-        if not inputs or not isinstance(inputs[0], Tensor):
-            return
-        if not _AUTOGRAD._saved_tensors_hooks_is_enabled():  # inside torch.func
-            return
-        context = self.context(inputs[0])
+        context = self.context(inputs[0]) if _trains(inputs) else None
         if context is not None:
             context.__enter__()
             _here.open.append((module, context))
@@ -98,6 +108,9 @@ class _Closes:
             return
         if _here.open and _here.open[-1][0] is module:
             _here.open.pop()[1].__exit__(None, None, None)
+
+
+_OURS = (_Opens, _Closes, Encodes, Derives)
 
 
 @contextlib.contextmanager
@@ -125,6 +138,22 @@ def _of_batch_norm(x: Tensor) -> Context | None:
 
     def replace(t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
         return (counts(t, steps), lambda kept: from_counts(kept, steps)) if _same(t, x) else None
+
+    return _replaced(replace)
+
+
+def _of_layer_norm(x: Tensor) -> Context | None:
+    """The input is kept in float16, of the power of two above its largest number: no number is too large."""
+    if x.dtype not in (torch.float32, torch.float64) or not x.numel():
+        return None
+    dtype = x.dtype
+
+    def replace(t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+        if not _same_memory(t, x):
+            return None
+        t = t.detach()
+        scale = torch.ldexp(t.new_ones(()), torch.frexp(t.abs().amax())[1])
+        return (t / scale).half(), lambda kept: kept.to(dtype).mul_(scale)
 
     return _replaced(replace)
 
@@ -173,6 +202,11 @@ def _of_skipping(x: Tensor, strides: tuple[int, ...]) -> Context:
 
 def _same(t: Tensor, x: Tensor) -> bool:
     return (t.data_ptr(), t.dtype, t.shape, t.stride()) == (x.data_ptr(), x.dtype, x.shape, x.stride())
+
+
+def _same_memory(t: Tensor, x: Tensor) -> bool:
+    """As :func:`_same`, or with other dimensions, or some of them in another order."""
+    return (t.data_ptr(), t.dtype, t.numel()) == (x.data_ptr(), x.dtype, x.numel())
 
 
 def _replaced(replace: Replace) -> Context:

@@ -129,6 +129,19 @@ def test_a_network_keeps_less_than_half_and_its_loss_is_the_same(network: nn.Mod
     assert torch.equal(ours[-1], theirs[-1])
 
 
+def test_a_vision_transformer_keeps_half() -> None:
+    torch.manual_seed(0)
+    full = create_model("timm/vit_tiny_patch16_224").train()
+    exact, compact = both(binarize(full, example_input=torch.zeros(1, 3, 224, 224)).train())
+    x = torch.randn(1, 3, 224, 224)
+    kept = [kept_for_backward(model, lambda model=model: model(x).sum()) for model in (full, exact, compact)]
+    assert kept[1] <= 1.05 * kept[0]
+    assert kept[2] <= 0.5 * kept[0]
+    ours, theirs = gradients(compact, x), gradients(exact, x)
+    assert torch.equal(ours[0], theirs[0])
+    assert all((a - b).norm() <= 0.02 * b.norm() + 1e-6 for a, b in zip(ours, theirs, strict=True))
+
+
 def test_switched_off_nothing_is_left(network: nn.Module) -> None:
     def state(model: nn.Module) -> list[object]:
         kinds = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called")
