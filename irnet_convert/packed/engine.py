@@ -187,10 +187,12 @@ class _Entry:
     blob: Tensor
     version: int
     text: str
+    isa: str
     plan: Plan | NativeError
 
 
 _plans: OrderedDict[tuple[int, str], _Entry] = OrderedDict()
+_latest: _Entry | None = None  # the last of them
 _lock = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
 
@@ -207,17 +209,26 @@ def plan_for(text: str, blob: Tensor, isa: str | None = None) -> Plan:
         NativeError: see :class:`Plan`. A program that a build has no kernels for is refused at each call,
             with a warning at the first.
     """
-    key = (blob.data_ptr(), isa or isa_in_use())
+    global _latest
+    isa = isa or isa_in_use()
     version = 0 if blob.is_inference() else blob._version
+    entry = _latest
+    if entry and entry.text is text and entry.blob is blob and entry.version == version and entry.isa == isa:
+        return _usable(entry)
+    key = (blob.data_ptr(), isa)
     with _lock:
         entry = _plans.get(key)
     if not (entry and entry.version == version and entry.text == text and entry.blob.numel() == blob.numel()):
-        entry = _Entry(blob=blob, version=version, text=text, plan=_made(text, blob, key[1]))
+        entry = _Entry(blob=blob, version=version, text=text, isa=isa, plan=_made(text, blob, isa))
     with _lock:
-        _plans[key] = entry
+        _plans[key] = _latest = entry
         _plans.move_to_end(key)
         while len(_plans) > MAX_PLANS:
             _plans.popitem(last=False)
+    return _usable(entry)
+
+
+def _usable(entry: _Entry) -> Plan:
     if isinstance(entry.plan, NativeError):
         raise entry.plan.with_traceback(None)
     return entry.plan
@@ -233,7 +244,9 @@ def _made(text: str, blob: Tensor, isa: str) -> Plan | NativeError:
 
 def forget(blob: Tensor | int) -> None:
     """Drops the plans made from a blob (or from the blob at an address), and the reference to it."""
+    global _latest
     address = blob if isinstance(blob, int) else blob.data_ptr()
     with _lock:
+        _latest = None
         for key in [k for k in _plans if k[0] == address]:
             del _plans[key]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from irnet_convert.errors import ArgumentError, PackError, ProgramError
 from irnet_convert.packed.blob import check_blob
 from irnet_convert.packed.build import graph_module
-from irnet_convert.packed.network import InputSpec, Network, check_network
-from irnet_convert.packed.ops import DTYPES
+from irnet_convert.packed.network import InputArg, InputSpec, Network, NodeArg, check_network, whole_region
+from irnet_convert.packed.ops import DTYPES, run_past_dispatcher, unseen
 from irnet_convert.packed.report import Report, report_of
 from irnet_convert.packed.steps import Program
 
@@ -53,6 +53,7 @@ class PackedModel(nn.Module):
         self.network, self.programs = network, tuple(programs)
         self.source: dict[str, Any] = dict(source or {})
         self.body = graph_module(network, self.programs, blobs, _in_memory(network, constants))
+        self._text = _only_text(network, self.programs)
         super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -71,6 +72,9 @@ class PackedModel(nn.Module):
         inputs = self._bound(args, kwargs) if named else args
         dtype = self._check(inputs)
         if dtype == torch.float32:
+            if self._text and all(type(x) is Tensor for x in inputs) and unseen():
+                blob: Any = self.body.blob0
+                return run_past_dispatcher(inputs, blob, self._text, True)[0]
             return self.body.forward(*inputs)
         found = self.body(*[x.float() if x.is_floating_point() else x for x in inputs])
         return _cast(found, dtype)
@@ -191,6 +195,15 @@ def _mend_shape(shape: tuple[int, ...], spec: InputSpec) -> str:
             return "channels come second: x.permute(0, 3, 1, 2)"
         return f"pass {want[1]} channels, as the network was made for"
     return "resize it, or pack the model with an example of this size"
+
+
+def _only_text(network: Network, programs: Sequence[Program]) -> str:
+    """The program that is the whole network and returns one tensor; "" where there is more to it."""
+    node = whole_region(network, len(programs[0].outputs)) if programs else None
+    if node is None or not isinstance(network.output, NodeArg):
+        return ""
+    order = [arg.index for arg in node.args if isinstance(arg, InputArg)]
+    return programs[0].to_json() if order == list(range(len(network.inputs))) else ""
 
 
 def _in_memory(network: Network, constants: Mapping[str, Tensor]) -> list[Tensor]:

@@ -258,6 +258,25 @@ def _check_all_used(network: Network) -> None:
         raise malformed(f"{len(network.constants)} constants, {len(read)} of them read", "all read")
 
 
+def whole_region(network: Network, results: int) -> RegionNode | None:
+    """The region that is the whole network: it takes inputs alone, and the network returns what it returns.
+
+    Args:
+        network: validated.
+        results: how many tensors the program of its first node returns.
+
+    Returns:
+        None where there are other nodes, or results in another order.
+    """
+    node = network.nodes[0] if len(network.nodes) == 1 else None
+    if not isinstance(node, RegionNode) or not all(isinstance(arg, InputArg) for arg in node.args):
+        return None
+    output = network.output
+    items: list[Arg] = list(output.items) if isinstance(output, ListArg) else [output]
+    found = [a.item if isinstance(a, NodeArg) else None for a in items]
+    return node if found == list(range(results)) else None
+
+
 def args_of(node: Node) -> tuple[Arg, ...]:
     """The arguments of a node, keyword arguments last."""
     return node.args + (tuple(k.value for k in node.kwargs) if isinstance(node, OpNode) else ())

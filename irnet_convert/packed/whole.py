@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from irnet_convert.errors import ArgumentError, PackError
 from irnet_convert.packed.model import PackedModel
-from irnet_convert.packed.network import Arg, InputArg, ListArg, Network, NodeArg, RegionNode
+from irnet_convert.packed.network import InputArg, RegionNode, whole_region
 from irnet_convert.packed.shapes import Shape, infer_shapes
 from irnet_convert.packed.steps import Program
 
@@ -66,13 +66,8 @@ def whole_of(model: nn.Module, input_size: Sequence[int] | None, batch: int) -> 
 
 def _only_region(model: PackedModel) -> RegionNode:
     network = model.network
-    node = network.nodes[0] if len(network.nodes) == 1 else None
-    whole = (
-        isinstance(node, RegionNode)
-        and all(isinstance(arg, InputArg) for arg in node.args)
-        and _returns_all(network, len(model.programs[0].outputs))
-    )
-    if not whole or not isinstance(node, RegionNode):
+    node = whole_region(network, len(model.programs[0].outputs)) if model.programs else None
+    if node is None:
         kept = ", ".join(f"{n} {op}" for op, n in model.report().operators.items())
         raise PackError(
             f"an export of {title_of(model)}: {network.programs} fused regions, "
@@ -82,13 +77,6 @@ def _only_region(model: PackedModel) -> RegionNode:
             "binary layers run as real ones",
         )
     return node
-
-
-def _returns_all(network: Network, count: int) -> bool:
-    """Whether the network returns what its program returns, in that order."""
-    output = network.output
-    items: list[Arg] = list(output.items) if isinstance(output, ListArg) else [output]
-    return [a.item if isinstance(a, NodeArg) else None for a in items] == list(range(count))
 
 
 def _shape(

@@ -2,6 +2,7 @@
 #pragma once
 #include "conv.h"
 #include "move.h"
+#include "quantise.h"
 #include "winograd.h"
 
 namespace irn::IRN_ISA {

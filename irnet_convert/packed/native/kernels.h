@@ -146,9 +146,12 @@ struct PooledJob {
 };
 
 // Quantises each image of a real tensor: s = max|x| / top, q = rint(x / s); see Conv in packed/steps.py.
+// Any strided float tensor. Its channels are few, or they lie next to each other.
 struct QuantiseJob {
-  View in, out;
-  int64_t h, row;  // row: values in a row of pixels
+  const float* in;
+  int64_t n, c, y, x;  // strides, in floats
+  View out;
+  int64_t h, w, channels;
   float top;
   bool bytes;
   float* scales;
@@ -199,6 +202,9 @@ struct Kernels {
   void (*export_)(const ExportJob&, int64_t begin, int64_t end);
   double (*measure)(int64_t repeats);  // binary multiply-adds of so many rounds, run
 };
+
+// Channels of an image, as opposed to a map.
+constexpr int64_t kFewChannels = 16;
 
 // Vectors of floats behind the end of channel constants and tensors that may be read (never used).
 constexpr int64_t kSlack = 64;

@@ -32,6 +32,7 @@ struct ValueLayout {
   Shape shape;
   Sizes sizes;
   std::vector<Tensor> tensors;
+  bool quantised_alone = false;  // an image of which integers are read and nothing else: made of what is given
   const Tensor* find(Form form) const;
   Tensor* find(Form form) { return const_cast<Tensor*>(static_cast<const ValueLayout*>(this)->find(form)); }
 };

@@ -156,56 +156,6 @@ inline void move(const MoveJob& job, int64_t begin, int64_t end) {
   }
 }
 
-// The largest magnitude of an image; NaN if there is one.
-inline float largest(const QuantiseJob& job, int64_t n) {
-  F most = splat(0.0f);
-  for (int64_t y = 0; y < job.h; ++y) {
-    auto row = reinterpret_cast<const float*>(job.in.at(n, y, 0));
-    for (int64_t i = 0; i < job.row; i += kFloats) {
-      alignas(64) float rest[kFloats] = {};
-      int64_t left = job.row - i;
-      if (left < kFloats) __builtin_memcpy(rest, row + i, sizeof(float) * size_t(left));
-      F x = load(left < kFloats ? rest : row + i);
-      most = max_nan(max_nan(most, x), mul(x, splat(-1.0f)));
-    }
-  }
-  alignas(64) float each[kFloats];
-  store(each, most);
-  for (int i = 1; i < kFloats; ++i)
-    if (!(each[i] <= each[0]) && each[0] == each[0]) each[0] = each[i];
-  return each[0];
-}
-
-// rint(x / s) + zero of n numbers; zero everywhere where s is 0.
-template <class T>
-inline void quantise_row(const float* in, int64_t n, float s, int zero, T* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    // Adding 1.5 * 2^23 rounds to an integer as rint does, and leaves it in the lowest bits.
-    float x = s > 0 ? in[i] / s + 12582912.0f : 12582912.0f;
-    int32_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    int32_t q = bits - 0x4b400000;
-    if (sizeof(T) == 1) q = q > 127 ? 127 : q < -127 ? -127 : q;  // it is more where s is so small that it was rounded
-    out[i] = T(q + zero);
-  }
-}
-
-inline void quantise(const QuantiseJob& job, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    float s = largest(job, n) / job.top;
-    bool finite = s - s == 0;
-    job.scales[n] = finite ? s : __builtin_nanf("");
-    for (int64_t y = 0; y < job.h; ++y) {
-      auto in = reinterpret_cast<const float*>(job.in.at(n, y, 0));
-      uint8_t* out = job.out.at(n, y, 0);
-      if (job.bytes)
-        quantise_row(in, job.row, finite ? s : 0, 128, out);
-      else
-        quantise_row(in, job.row, finite ? s : 0, 0, reinterpret_cast<int16_t*>(out));
-    }
-  }
-}
-
 inline void export_(const ExportJob& job, int64_t begin, int64_t end) {
   Cursor cursor(job.grid, begin);
   while (begin < end) {

@@ -54,29 +54,29 @@ MoveJob move_from(const View& in, const Sizes& s) {
   return {reinterpret_cast<const float*>(in.base), in.n / 4, 1, in.y / 4, in.x / 4, grid_of(s), 0, s.c, {}};
 }
 
-void quantise(const Call& call, int64_t value, const Tensor& t) {
-  const ValueLayout& v = call.layout.values[size_t(value)];
+// from: where its real numbers are.
+void quantise(const Call& call, const ValueLayout& v, const Tensor& t, const MoveJob& from) {
   QuantiseJob job{};
-  job.in = real_view(call, value);
+  job.in = from.in;
+  job.n = from.n, job.c = from.c, job.y = from.y, job.x = from.x;
   job.out = place(call, v, t);
-  job.h = v.sizes.h;
-  job.row = v.sizes.w * v.sizes.c;
+  job.h = v.sizes.h, job.w = v.sizes.w, job.channels = v.sizes.c;
   job.bytes = t.form.kind == FormKind::kBytes;
   job.top = float((1 << (t.form.bits - 1)) - 1);
   job.scales = reinterpret_cast<float*>(call.workspace + t.offset + t.scales);
   spread(call, call.kernels.quantise, job, v.sizes.n, v.sizes.pixels() * v.sizes.c);
 }
 
-// After a value's direct forms are written: the others, and every border.
-void complete(const Call& call, int64_t value) {
+// After a value's direct forms are written: the others, from there if it lies outside, and every border.
+void complete(const Call& call, int64_t value, const MoveJob* outside = nullptr) {
   const ValueLayout& v = call.layout.values[size_t(value)];
   for (const Tensor& t : v.tensors) {
     if (t.direct || v.sizes.pixels() == 0) continue;
+    MoveJob job = outside ? *outside : move_from(real_view(call, value), v.sizes);
     if (t.form.quantised()) {
-      quantise(call, value, t);
+      quantise(call, v, t, job);
       continue;
     }
-    MoveJob job = move_from(real_view(call, value), v.sizes);
     View to = place(call, v, t);
     Epilogue& e = job.epilogue;
     (t.form.kind == FormKind::kReal ? e.real : t.form.kind == FormKind::kSigns ? e.signs : e.bits) = to;
@@ -347,6 +347,7 @@ void Call::take(size_t input, const irn_tensor& t) const {
     job.n = t.strides[0], job.c = t.strides[1], job.y = t.strides[2], job.x = t.strides[3];
   }
   add_views(*this, v, true, job.epilogue);
+  if (v.quantised_alone) return complete(*this, int64_t(input), &job);
   run_move(*this, job, v.sizes.pixels());
   complete(*this, int64_t(input));
 }

@@ -12,6 +12,7 @@ namespace irn::IRN_ISA {
 using F = __m256;
 constexpr int kFloats = 8;
 constexpr int kRealPixels = 6, kRealVectors = 2;  // 12 sums, 2 weights, 1 input of 16 registers
+constexpr bool kFastFma = true;
 
 inline F splat(float x) { return _mm256_set1_ps(x); }
 inline F load(const float* p) { return _mm256_loadu_ps(p); }

@@ -23,6 +23,7 @@ namespace irn::IRN_ISA {
 using F = __m512;
 constexpr int kFloats = 16;
 constexpr int kRealPixels = 6, kRealVectors = 4;
+constexpr bool kFastFma = true;
 
 inline F splat(float x) { return _mm512_set1_ps(x); }
 inline F load(const float* p) { return _mm512_loadu_ps(p); }

@@ -13,6 +13,7 @@ namespace irn::IRN_ISA {
 using F = float32x4_t;
 constexpr int kFloats = 4;
 constexpr int kRealPixels = 6, kRealVectors = 4;  // 24 sums, 4 weights, 1 input of 32 registers
+constexpr bool kFastFma = true;
 
 inline F splat(float x) { return vdupq_n_f32(x); }
 inline F load(const float* p) { return vld1q_f32(p); }

@@ -12,6 +12,7 @@ namespace irn::IRN_ISA {
 using F = float __attribute__((vector_size(16)));
 constexpr int kFloats = 4;
 constexpr int kRealPixels = 6, kRealVectors = 2;
+constexpr bool kFastFma = false;
 
 inline F splat(float x) { return F{x, x, x, x}; }
 inline F load(const float* p) {
