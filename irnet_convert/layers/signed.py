@@ -76,7 +76,9 @@ def signed_conv(
         compact: keep a byte of each number of x for the backward pass, in place of x.
     """
     latent, factor, make, even = _parts(weight, state)
-    how = _How(method, make, _keeps_bytes(compact), even and bias is None)
+    counts = even and make is not None and bias is None
+    in_bits = _keeps_bits(even, make) and not geometry.transposed
+    how = _How(method, make, _keeps_bytes(compact), counts, in_bits)
     return _SignedConv.apply(x, latent, factor, bias, state, how, geometry)
 
 
@@ -91,7 +93,8 @@ def signed_linear(
 ) -> Tensor:
     """The linear layer on sign(x); see :func:`signed_conv`. x: (..., I), weight: (O, I), bias: (O,)."""
     latent, factor, make, even = _parts(weight, state)
-    how = _How(method, make, _keeps_bytes(compact), even and bias is None)
+    counts = even and make is not None and bias is None
+    how = _How(method, make, _keeps_bytes(compact), counts, _keeps_bits(even, make))
     return _SignedLinear.apply(x, latent, factor, bias, state, how)
 
 
@@ -116,12 +119,13 @@ class _How:
     method: Method
     make: Make | None
     compact: bool
-    even: bool
+    counts: bool  # what comes out is multiples of a power of two per output channel
+    in_bits: bool  # of a weight that is made already its signs are kept, and its magnitudes
 
     def steps(self, weight: Tensor, out: Tensor, trailing: int) -> Tensor | None:
         """See :func:`steps_of`. A sum of integers is exact in float32, whatever the order, and up to 2^24."""
         exact = out.dtype in (torch.float32, torch.float64) and out.dtype == weight.dtype
-        if not (self.compact and self.even and exact and weight[0].numel() <= _MOST):
+        if not (self.compact and self.counts and exact and weight[0].numel() <= _MOST):
             return None
         return weight.flatten(1)[:, 0].abs().reshape(-1, *[1] * trailing)
 
@@ -130,11 +134,20 @@ def _keeps_bytes(compact: bool) -> bool:
     return compact and torch.is_grad_enabled() and not torch._C._is_tracing()
 
 
+def _keeps_bits(even: bool, make: Make | None) -> bool:
+    """Whether a binary weight is kept as its signs, a byte each, and a magnitude of each output channel.
+
+    Code that is being compiled is given a weight that is made already. It would be kept as it is, beside the
+    latents: of what a convolution takes backward, a compiler makes nothing again.
+    """
+    return even and make is None and torch.compiler.is_compiling()
+
+
 def _parts(weight: Tensor | MadeWeight, state: Tensor) -> tuple[Tensor, Tensor | None, Make | None, bool]:
     if isinstance(weight, Tensor):
         return weight, None, None, False
     if torch.compiler.is_compiling() or torch._C._is_tracing():  # a compiler decides itself what to keep
-        return weight.make(weight.latent, weight.factor, state), None, None, False
+        return weight.make(weight.latent, weight.factor, state), None, None, weight.even
     return weight.latent, weight.factor, weight.make, weight.even
 
 
@@ -154,7 +167,7 @@ class _SignedConv(torch.autograd.Function):
     ) -> Tensor:
         ctx.how, ctx.geometry, ctx.dtype = how, geometry, x.dtype
         ctx.bias_size = None if bias is None else list(bias.shape)
-        ctx.save_for_backward(_kept(x, state, how), latent, factor, state)
+        ctx.save_for_backward(_kept(x, state, how), *_kept_weight(latent, factor, how), state)
         g, dims = geometry, latent.dim() - 2
         weight = latent if how.make is None else how.make(latent, factor, state)
         signs = how.method.signs_for_now(x, state)
@@ -172,7 +185,7 @@ class _SignedConv(torch.autograd.Function):
         kept, latent, factor, state = ctx.saved_tensors
         how, g = ctx.how, ctx.geometry
         for_x, for_latent, for_factor, for_bias = ctx.needs_input_grad[:4]
-        weight = _Weight(how.make, latent, factor, state, (for_latent, for_factor))
+        weight = _Weight(how, latent, factor, state, (for_latent, for_factor))
         # Under autocast the product was made in grad's dtype.
         signs = _signs_again(how, kept, state).to(grad.dtype)
         of_signs, of_weight, of_bias = torch.ops.aten.convolution_backward(
@@ -199,7 +212,7 @@ class _SignedLinear(torch.autograd.Function):
         how: _How,
     ) -> Tensor:
         ctx.how, ctx.dtype = how, x.dtype
-        ctx.save_for_backward(_kept(x, state, how), latent, factor, state)
+        ctx.save_for_backward(_kept(x, state, how), *_kept_weight(latent, factor, how), state)
         weight = latent if how.make is None else how.make(latent, factor, state)
         out = F.linear(how.method.signs_for_now(x, state), weight, bias)
         ctx.steps = how.steps(weight, out, 0)
@@ -210,7 +223,7 @@ class _SignedLinear(torch.autograd.Function):
         kept, latent, factor, state = ctx.saved_tensors
         how = ctx.how
         for_x, for_latent, for_factor, for_bias = ctx.needs_input_grad[:4]
-        weight = _Weight(how.make, latent, factor, state, (for_latent, for_factor))
+        weight = _Weight(how, latent, factor, state, (for_latent, for_factor))
         rows, of_weight = grad.reshape(-1, grad.shape[-1]), None
         of_signs = grad @ weight.value.to(grad.dtype) if for_x else None
         if for_latent or for_factor:
@@ -227,6 +240,13 @@ class _SignedLinear(torch.autograd.Function):
 def _kept(x: Tensor, state: Tensor, how: _How) -> Tensor:
     """What is kept of the input."""
     return how.method.encode(x, state) if how.compact else x
+
+
+def _kept_weight(latent: Tensor, factor: Tensor | None, how: _How) -> tuple[Tensor, Tensor | None]:
+    """What is kept of the weight, and of its factor."""
+    if not how.in_bits:
+        return latent, factor
+    return latent >= 0, latent.flatten(1)[:, 0].abs().reshape(-1, *[1] * (latent.dim() - 1))
 
 
 def _signs_again(how: _How, kept: Tensor, state: Tensor) -> Tensor:
@@ -259,17 +279,20 @@ class _Weight:
 
     def __init__(
         self,
-        make: Make | None,
+        how: _How,
         latent: Tensor,
         factor: Tensor | None,
         state: Tensor,
         wanted: tuple[bool, bool],
     ) -> None:
-        self._made, self._wanted = make is not None, wanted
+        make, self._wanted = how.make, wanted
+        self._made = make is not None
         # In a backward pass that is differentiated itself, the weight hangs on the tensors that were kept.
         self._again = torch.is_grad_enabled()
         if make is None:
-            self.value = latent
+            self.value = (
+                torch.where(latent, factor, -factor) if how.in_bits and factor is not None else latent
+            )
             return
         if not self._again:
             latent = latent.detach().requires_grad_(wanted[0])

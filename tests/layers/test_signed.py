@@ -153,3 +153,33 @@ def test_under_autocast(layer: nn.Module) -> None:
 def test_an_image_without_a_batch() -> None:
     layer, x = BinaryConv2d(8, 4, 3), torch.randn(8, 6, 6)
     assert torch.equal(layer(x), layer(x[None])[0])
+
+
+@pytest.mark.parametrize("kind", ["conv", "conv with bias", "linear", "scaled"])
+def test_compiled_a_binary_weight_is_kept_in_bytes(kind: str) -> None:
+    """Beside the latents, which are there anyway; and the gradients are those of the eager layer."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer, x = {
+        "conv": (BinaryConv2d(8, 12, 3, groups=2, bias=False), torch.randn(2, 8, 6, 6)),
+        "conv with bias": (BinaryConv2d(8, 12, 3), torch.randn(2, 8, 6, 6)),
+        "linear": (BinaryLinear(40, 12), torch.randn(3, 40)),
+        "scaled": (BinaryLinear(40, 12, scale=True), torch.randn(3, 40)),
+    }[kind]
+    with torch.no_grad():
+        layer.weight[1] = 0.25  # constant: all signs +1, no gradient
+    x.requires_grad_()
+    run = torch.compile(layer, fullgraph=True, backend="aot_eager_decomp_partition")
+    wanted = [x, *layer.parameters()]
+    out = layer(x)
+    weights = torch.arange(1.0, out.numel() + 1).reshape(out.shape).sin()
+    eager = torch.autograd.grad(out, wanted, weights)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        out = run(x)
+    for ours, theirs in zip(torch.autograd.grad(out, wanted, weights), eager, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    others = {t.data_ptr() for t in wanted}
+    dtypes = {t.dtype for t in kept if t.shape == layer.weight.shape and t.data_ptr() not in others}
+    assert dtypes == ({torch.float32} if kind == "scaled" else {torch.bool})
+    torch._dynamo.reset()
