@@ -53,7 +53,7 @@ struct Output {
   std::vector<PostOp> post;
 };
 
-// Runs a plan's steps on one workspace; run.cpp.
+// Runs a plan's steps on one workspace; jobs.cpp, run.cpp.
 struct Call {
   const Program& program;
   const std::vector<Prepared>& prepared;
