@@ -47,6 +47,12 @@ def whole_of(model: nn.Module, input_size: Sequence[int] | None, batch: int) -> 
         PackError: parts of the network stay in PyTorch, or it has several regions; the message names them.
         ArgumentError: sizes that the network does not take.
     """
+    if input_size is not None and not isinstance(input_size, Sequence):
+        raise ArgumentError(
+            f"input_size={input_size!r}",
+            expected="sizes of one input without the batch, as (3, 224, 224)",
+            mend="pass input_size=(C, H, W)",
+        )
     if not isinstance(model, PackedModel):
         from irnet_convert.packed.packing import pack
 

@@ -11,7 +11,7 @@ from file_cases import mixed_network
 from torch import Tensor, nn
 
 import irnet_convert
-from irnet_convert.errors import PackError
+from irnet_convert.errors import ArgumentError, PackError
 from irnet_convert.extras import openvino_core
 from irnet_convert.networks import create_model
 from irnet_convert.packed import export_onnx, export_openvino
@@ -72,3 +72,10 @@ def test_networks_with_parts_in_pytorch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PackError, match="no binary layer"):
         export_onnx(nn.Linear(4, 4), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_openvino])
+def test_a_size_that_is_no_sequence(student: nn.Module, export, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"(?s)input_size=32.*\(3, 224, 224\)"):
+        export(student, tmp_path / "net", input_size=32)
+    assert not list(tmp_path.iterdir())
