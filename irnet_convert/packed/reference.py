@@ -142,7 +142,8 @@ def _quantised(x: Tensor, weight: Tensor, step: Conv) -> Tensor:
     # amax over no element is an error; an empty image has nothing to quantise.
     largest = x.abs().flatten(1).amax(1) if x[0:1].numel() else x.new_zeros(len(x))
     s = (largest / top).reshape(-1, 1, 1, 1)
-    q = torch.where(s > 0, (x / s).round(), 0.0)
+    # More than top only where s is subnormal, and rounded itself.
+    q = torch.where(s > 0, (x / s).round().clamp(-top, top), 0.0)
     # The integer sum is below 2^31: exact in float64, rounded to float32 once.
     total = _conv(q.double(), weight.double(), step).round().float()
     return torch.where(torch.isfinite(s), total * s, torch.nan)

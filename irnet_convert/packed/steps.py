@@ -140,8 +140,9 @@ class Conv:
     i8 / i16 together with ``input_bits``.
 
     With ``input_bits`` = b each image x[n] is quantised by itself: s = max|x[n]| / (2^(b−1) − 1), rounded
-    to float32, q = rint(x / s) (0 where s is 0), and the accumulator is float32(Σ q·w)·s, Σ an exact
-    integer. An image with a NaN or an infinity in it has accumulators that are all NaN.
+    to float32, q = rint(x / s) (0 where s is 0; no farther from 0 than what s was divided by), and the
+    accumulator is float32(Σ q·w)·s, Σ an exact integer. An image with a NaN or an infinity in it has
+    accumulators that are all NaN.
     """
 
     kind: Literal["conv"] = "conv"

@@ -5,10 +5,10 @@
 namespace irn {
 namespace {
 
-// Tiles of pixels take turns with panels of weights that stay in the second-level cache, from which they come
-// as fast as they are needed. The pixels are cut into chunks, so that a chunk's input stays in the second-level cache
-// from panel to panel, and so that every thread gets some; where the weights fill that cache, chunks are large, for each
-// one fetches them again.
+// Tiles of pixels take turns with panels of weights that stay in the second-level cache, from which they come as
+// fast as they are needed. The pixels are cut into chunks, so that a chunk's input stays in that cache from panel to
+// panel, and so that every thread gets some; where the weights fill it, chunks are large, for each one fetches them
+// again.
 void cut(const Call& call, const Prepared& p, ConvJob& job) {
   constexpr int64_t kPanel = 80 << 10, kWeights = 256 << 10, kLeast = 48, kMost = 192;
   int64_t block = p.weights.bytes() / job.n_blocks;

@@ -146,7 +146,7 @@ struct PooledJob {
 };
 
 // Quantises each image of a real tensor: s = max|x| / top, q = rint(x / s); see Conv in packed/steps.py.
-// Any strided float tensor. Its channels are few, or they lie next to each other.
+// Any strided float tensor. Its channels are few, or those of a row of pixels lie one behind the other without gaps.
 struct QuantiseJob {
   const float* in;
   int64_t n, c, y, x;  // strides, in floats

@@ -58,7 +58,7 @@ void size_tensors(ValueLayout& v, int64_t writer, bool writes_bits, bool only_re
   }
   bool copies = std::any_of(v.tensors.begin(), v.tensors.end(), [](const Tensor& t) { return !t.direct; });
   bool quantised = std::all_of(v.tensors.begin(), v.tensors.end(), [](const Tensor& t) { return t.form.quantised(); });
-  v.quantised_alone = writer == 0 && quantised && v.sizes.c <= kFewChannels;
+  v.quantised_alone = writer == 0 && copies && quantised && v.sizes.c <= kFewChannels;
   if (copies && !v.quantised_alone && !direct[int(FormKind::kReal)]) {
     v.tensors.push_back({});
     v.tensors.back().form = {FormKind::kReal, PadMode::kZeros};

@@ -66,17 +66,21 @@ inline float largest(const QuantiseJob& job, int64_t n, Rows& rows) {
   return each[0];
 }
 
-// x / s, rounded as a division is, for s in [2^-60, 2^60] and |x / s| < 2^16. With r = 1 / s and a quotient q next to
-// the right one, q + r (x - q s) rounded once is it (Markstein, IBM Journal of Research and Development 34, 1990). The
-// remainder is exact unless it leaves the range of floats below: then |x| < 2^-102 and the quotient is next to 0.
+// x / s, rounded as a division is, for s in [2^-60, 2^60] and |x / s| < 2^16. With r = 1 / s and q = x r, which is the
+// right quotient or next to it, q + r (x - q s) rounded once is the right one (Markstein, IBM Journal of Research and
+// Development 34, 1990). The remainder x - q s is exact where q is within a unit of its last place. It may be half a unit
+// farther off where s and the quotient's mantissa are close to 2; the remainder is then rounded in its last place, and
+// the quotient is too far from the middle between two floats for that to matter. Below the range of floats a remainder
+// is rounded as well: then |x| < 2^-102, and the quotient next to 0.
 inline F quotient(F x, F minus_s, F r) {
   F q = mul(x, r);
   return fma(fma(q, minus_s, x), r, q);
 }
 
-// rint(x / s) + zero of n numbers; zero everywhere where s is 0.
+// rint(x / s) + zero of n numbers, from -top to top: more only where s is so small that it was rounded itself. zero
+// everywhere where s is 0.
 template <class T>
-inline void quantise_row(const float* in, int64_t n, float s, int zero, T* out) {
+inline void quantise_row(const float* in, int64_t n, float s, int top, int zero, T* out) {
   constexpr int64_t kPart = 256;
   alignas(64) float quotients[kPart];
   bool fast = kFastFma && s >= 0x1p-60f && s <= 0x1p60f;
@@ -91,8 +95,7 @@ inline void quantise_row(const float* in, int64_t n, float s, int zero, T* out) 
       int32_t bits;
       __builtin_memcpy(&bits, &x, sizeof bits);
       int32_t q = bits - 0x4b400000;
-      if (sizeof(T) == 1) q = q > 127 ? 127 : q < -127 ? -127 : q;  // more where s is so small that it was rounded
-      out[first + i] = T(q + zero);
+      out[first + i] = T((q > top ? top : q < -top ? -top : q) + zero);
     }
   }
 }
@@ -115,8 +118,8 @@ inline void quantise_image(const QuantiseJob& job, int64_t n, float s, int zero,
   for (int64_t y = 0; y < job.h; ++y) {
     T* out = reinterpret_cast<T*>(job.out.at(n, y, 0));
     rows.each(n, y, [&](const float* in, int64_t count, int64_t x, int64_t c) {
-      if (rows.together()) return quantise_row(in, count, s, zero, out);
-      quantise_row(in, count, s, zero, parts[c]);
+      if (rows.together()) return quantise_row(in, count, s, int(job.top), zero, out);
+      quantise_row(in, count, s, int(job.top), zero, parts[c]);
       if (c == job.channels - 1) interleave(parts, job.channels, count, out + x * job.channels);
     });
   }

@@ -19,7 +19,7 @@ void spread(const Call& call, void (*run)(const Job&, int64_t, int64_t), const J
 void complete(const Call& call, int64_t value, const MoveJob* outside = nullptr) {
   const ValueLayout& v = call.layout.values[size_t(value)];
   for (const Tensor& t : v.tensors) {
-    if (t.direct || v.sizes.pixels() == 0) continue;
+    if (t.direct || (v.sizes.pixels() == 0 && !t.form.quantised())) continue;  // an empty image has a scale
     MoveJob job = outside ? *outside : move_from(real_view(call, value), v.sizes);
     int64_t work = v.sizes.pixels() * v.sizes.c;
     if (t.form.quantised()) {
