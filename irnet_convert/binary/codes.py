@@ -62,7 +62,7 @@ def _encode_natively(x: Tensor, ede: Tensor) -> Tensor | None:
 
 
 def _sign_by_tensors(codes: Tensor) -> Tensor:
-    one = torch.ones((), device=codes.device)
+    one = torch.ones((), dtype=torch.float32, device=codes.device)
     return torch.where(codes > LEVELS, one, -one)
 
 

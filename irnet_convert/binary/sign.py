@@ -45,7 +45,7 @@ def signs_for_now(x: Tensor) -> Tensor:
     kept = _room.signs
     if kept is None or kept.numel() < x.numel():
         with torch.inference_mode(False):
-            kept = _room.signs = torch.empty(x.numel(), device="cpu")
+            kept = _room.signs = torch.empty(x.numel(), dtype=torch.float32, device="cpu")
     out = kept.as_strided(x.shape, x.stride())
     return out if call("sign", (x, out), x.numel()) else sign(x)
 

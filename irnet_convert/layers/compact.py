@@ -26,9 +26,10 @@ def set_compact(model: nn.Module, on: bool = True) -> None:
       the power of two that they are times.
     - nn.MaxPool2d keeps nothing of its input, and indices in 2 or 4 bytes.
     - A real nn.Conv2d that skips pixels (1×1 with a stride) keeps those that it looks at.
-    - nn.GELU and nn.SiLU (but in place) keep one byte of each number: their derivative, which lies between
-      −0.13 and 1.13, within 0.5/202. The gradient of such a gradient is refused.
-    - nn.LayerNorm, in float32 and float64, keeps its input in float16, as a share of its largest number.
+    - nn.GELU and nn.SiLU (but in place, or with a forward of their own) keep one byte of each number: their
+      derivative, which lies between −0.13 and 1.13, within 0.5/202. The gradient of such a gradient is refused.
+    - nn.LayerNorm, in float32 and float64, keeps of what it normalises together the mean and, in float16, the
+      distances from it as shares of the largest.
 
     All but the first and the last two are exact. Layers that take the sign apart from their product keep
     their input as it is: Same padding, padding modes other than zeros, an explicit padding in front,

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.counts import counts, from_counts
 from irnet_convert.layers.signed import steps_of
-from irnet_convert.layers.smooth import Derives, Encodes, derivative_of
+from irnet_convert.layers.smooth import KeepsBytes, is_smooth
 
 _AUTOGRAD: Any = getattr(torch._C, "_autograd")  # noqa: B009 (its stub names no submodules)
+
+_FUNCTORCH: Any = getattr(torch._C, "_functorch")  # noqa: B009
 
 Context = contextlib.AbstractContextManager[object]
 
@@ -50,14 +52,14 @@ def keep_less(module: nn.Module, on: bool) -> None:
         on: hook it, once; or unhook it.
     """
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for number in [n for n, hook in hooks.items() if isinstance(hook, _OURS)]:
+        for number in [n for n, hook in hooks.items() if isinstance(hook, _Opens | _Closes)]:
             del hooks[number]
             module._forward_hooks_always_called.pop(number, None)
-    derivative = derivative_of(module) if on else None
-    if derivative is not None:
-        module.register_forward_pre_hook(Encodes(derivative, _trains))
-        # In front of others' hooks, for which the output is to have a gradient.
-        module.register_forward_hook(Derives(), prepend=True, always_call=True)
+    if isinstance(vars(module).get("forward"), KeepsBytes):
+        del module.forward
+    if on and is_smooth(module):
+        module.forward = KeepsBytes(module, _trains)
+        return
     context = _context_for(module) if on else None
     if context is not None:
         module.register_forward_pre_hook(_Opens(context))
@@ -68,7 +70,7 @@ def _context_for(module: nn.Module) -> Callable[[Tensor], Context | None] | None
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _of_batch_norm
     if isinstance(module, nn.LayerNorm):
-        return _of_layer_norm
+        return partial(_of_layer_norm, dims=len(module.normalized_shape))
     if isinstance(module, nn.MaxPool2d):
         return _of_max_pool
     if isinstance(module, nn.Conv2d) and not isinstance(module, BinaryLayer) and _skips(module):
@@ -82,8 +84,11 @@ def _trains(inputs: tuple[Any, ...]) -> bool:
     # A compiler decides itself what to keep.
     if torch.compiler.is_compiling() or torch._C._is_tracing() or not torch.is_grad_enabled():
         return False
-    # Inside torch.func there are no such hooks.
-    return bool(inputs) and isinstance(inputs[0], Tensor) and _AUTOGRAD._saved_tensors_hooks_is_enabled()
+    # What torch.func transforms has no memory to compare, and it allows such hooks in part.
+    inside = (
+        _FUNCTORCH.peek_interpreter_stack() is not None or not _AUTOGRAD._saved_tensors_hooks_is_enabled()
+    )
+    return not inside and bool(inputs) and isinstance(inputs[0], Tensor)
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,6 @@ class _Closes:
             _here.open.pop()[1].__exit__(None, None, None)
 
 
-_OURS = (_Opens, _Closes, Encodes, Derives)
-
-
 @contextlib.contextmanager
 def _compact_functions() -> Iterator[None]:
     _here.compact += 1
@@ -126,8 +128,8 @@ def _of_functions(x: Tensor) -> Context:
     return _compact_functions()
 
 
-#: Tensor that is saved → what is kept in its place, if anything, and the way back; or None: keep it as it is.
-Replace = Callable[[Tensor], tuple[Tensor | None, Callable[[Any], Tensor]] | None]
+#: Tensor that is saved → what is kept in its place, maybe nothing, and the way back; or None: kept as it is.
+Replace = Callable[[Tensor], tuple[tuple[Tensor, ...], Callable[..., Tensor]] | None]
 
 
 def _of_batch_norm(x: Tensor) -> Context | None:
@@ -136,24 +138,32 @@ def _of_batch_norm(x: Tensor) -> Context | None:
     if steps is None:
         return None
 
-    def replace(t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
-        return (counts(t, steps), lambda kept: from_counts(kept, steps)) if _same(t, x) else None
+    def replace(t: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., Tensor]] | None:
+        return ((counts(t, steps),), lambda kept: from_counts(kept, steps)) if _same(t, x) else None
 
     return _replaced(replace)
 
 
-def _of_layer_norm(x: Tensor) -> Context | None:
-    """The input is kept in float16, of the power of two above its largest number: no number is too large."""
-    if x.dtype not in (torch.float32, torch.float64) or not x.numel():
-        return None
-    dtype = x.dtype
+def _of_layer_norm(x: Tensor, dims: int) -> Context | None:
+    """Of what is normalised together, the distances from its mean in float16, as shares of the largest.
 
-    def replace(t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+    That is what a LayerNorm looks at: neither a large mean nor other rows that are larger cost precision.
+    """
+    dense = all(step > 0 for step, size in zip(x.stride(), x.shape, strict=True) if size > 1)
+    if x.dtype not in (torch.float32, torch.float64) or not x.numel() or not dense:
+        return None
+    dtype, last = x.dtype, tuple(range(-dims, 0))
+
+    def replace(t: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., Tensor]] | None:
         if not _same_memory(t, x):
             return None
-        t = t.detach()
-        scale = torch.ldexp(t.new_ones(()), torch.frexp(t.abs().amax())[1])
-        return (t / scale).half(), lambda kept: kept.to(dtype).mul_(scale)
+        mean = t.detach().mean(last, keepdim=True)
+        distance = t.detach() - mean
+        farthest = distance.abs().amax(last, keepdim=True).clamp_min_(torch.finfo(dtype).tiny)
+        return (distance.div_(farthest).half(), mean, farthest), back
+
+    def back(kept: Tensor, mean: Tensor, farthest: Tensor) -> Tensor:
+        return kept.to(dtype).mul_(farthest).add_(mean)
 
     return _replaced(replace)
 
@@ -167,13 +177,13 @@ def _of_max_pool(x: Tensor) -> Context | None:
     layout = (tuple(x.shape), x.stride()), {"dtype": x.dtype, "device": x.device}
     met = False
 
-    def replace(t: Tensor) -> tuple[Tensor | None, Callable[[Any], Tensor]] | None:
+    def replace(t: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., Tensor]] | None:
         nonlocal met
         if _same(t, x):
             met = True
-            return None, lambda nothing: torch.empty_strided(*layout[0], **layout[1])
+            return (), lambda: torch.empty_strided(*layout[0], **layout[1])
         # Where a subclass pools something else than its input, the plane may be a larger one.
-        return (t.to(narrow), Tensor.long) if met and t.dtype is torch.int64 else None
+        return ((t.to(narrow),), Tensor.long) if met and t.dtype is torch.int64 else None
 
     return _replaced(replace)
 
@@ -194,8 +204,8 @@ def _of_skipping(x: Tensor, strides: tuple[int, ...]) -> Context:
         whole[..., ::down, ::right] = seen
         return whole
 
-    def replace(t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
-        return (t.detach()[..., ::down, ::right].clone(), restored) if _same(t, x) else None
+    def replace(t: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., Tensor]] | None:
+        return ((t.detach()[..., ::down, ::right].clone(),), restored) if _same(t, x) else None
 
     return _replaced(replace)
 
@@ -231,15 +241,23 @@ def _replaced(replace: Replace) -> Context:
             )
         return t
 
+    # PyTorch holds on to the hook as long as to what it packed, and the input is not to live that long.
+    asked = [replace]
+
     def pack(t: Tensor) -> Any:
-        found = replace(t)
-        if found is None:
-            return kept(t), None
-        return None if found[0] is None else kept(found[0]), found[1]
+        found = asked[0](t)
+        return (kept(t), None) if found is None else ([kept(each) for each in found[0]], found[1])
 
     def unpack(packed: Any) -> Tensor:
         inner, restore = packed
-        given = None if inner is None else given_back(inner)
-        return given if restore is None else restore(given)  # type: ignore[return-value]
+        return given_back(inner) if restore is None else restore(*map(given_back, inner))
 
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+    @contextlib.contextmanager
+    def during() -> Iterator[None]:
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+                yield
+        finally:
+            asked.clear()
+
+    return during()

@@ -2,12 +2,11 @@
 
 Both derivatives lie between −0.1292 (GELU's, at x = −√2) and 1.1292, whatever x is. So a byte that counts
 202nds from −26/202 = −0.1287 up holds one within 0.5/202 = 0.0025, and 0 and 1, where both functions end,
-exactly. As hooks around the module: it computes its output itself, of its input without a gradient.
+exactly. The output is that of the module's class, of its input without a gradient.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,66 +22,50 @@ _aten = torch.ops.aten
 LEVELS, ZERO = 202, 26
 
 
-def of_gelu(gelu: nn.GELU, x: Tensor) -> Tensor:
-    """GELU's derivative at x."""
-    return _aten.gelu_backward(x.new_ones(()).expand_as(x), x, approximate=gelu.approximate)
-
-
-def of_silu(silu: nn.SiLU, x: Tensor) -> Tensor:
-    """SiLU's derivative at x."""
-    return _aten.silu_backward(x.new_ones(()).expand_as(x), x)
-
-
-def derivative_of(module: nn.Module) -> Callable[[Any, Tensor], Tensor] | None:
-    """(module, x) → its derivative at x; None where the module is another, or writes over its input."""
-    if isinstance(module, nn.GELU):
-        return of_gelu
-    return of_silu if isinstance(module, nn.SiLU) and not module.inplace else None
-
-
-class _Here(threading.local):
-    def __init__(self) -> None:
-        self.open: list[tuple[nn.Module, Tensor, Tensor]] = []
-
-
-_here = _Here()
+def is_smooth(module: nn.Module) -> bool:
+    """Whether it is one of the two. A subclass with a forward of its own is not, nor a changed instance."""
+    forward = type(module).forward
+    return (forward is nn.GELU.forward or forward is nn.SiLU.forward) and "forward" not in vars(module)
 
 
 @dataclass(frozen=True)
-class Encodes:
-    """A forward pre-hook: makes the byte of each number; the module gets its input without a gradient."""
+class KeepsBytes:
+    """Takes the place of a module's forward, on the instance: hooks see what they always saw.
 
-    derivative: Callable[[Any, Tensor], Tensor]
+    Attributes:
+        module: a GELU or SiLU.
+        wanted: whether a backward pass may follow that keeps less, by the inputs.
+    """
+
+    module: Any
     wanted: Callable[[tuple[Any, ...]], bool]
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor] | None:
-        if len(inputs) != 1 or not self.wanted(inputs) or not inputs[0].requires_grad:
-            return None
-        with torch.no_grad():
-            codes = encode(self.derivative(module, inputs[0].detach()))
-        _here.open.append((module, inputs[0], codes))
-        return (inputs[0].detach(),)
+    def __call__(self, input: Tensor) -> Tensor:
+        module: Any = self.module
+        forward: Any = type(module).forward
+        in_place = getattr(module, "inplace", False)
+        if torch.compiler.is_compiling() or in_place or not self.wanted((input,)) or not input.requires_grad:
+            return forward(module, input)
+        x = input.detach()
+        codes = encode(_derivative(module, x))
+        # In a list, for as an argument it would be an input, and what is returned a view of that.
+        return _Derived.apply(input, [forward(module, x)], codes)
 
 
-@dataclass(frozen=True)
-class Derives:
-    """A forward hook, called whatever happens: the output hangs on the input by the bytes."""
-
-    def __call__(self, module: nn.Module, inputs: object, output: object) -> Tensor | None:
-        if torch.compiler.is_compiling() or not _here.open or _here.open[-1][0] is not module:
-            return None
-        _, x, codes = _here.open.pop()
-        return _Derived.apply(x, output, codes) if isinstance(output, Tensor) else None
+def _derivative(module: nn.Module, x: Tensor) -> Tensor:
+    ones = x.new_ones(()).expand_as(x)
+    if isinstance(module, nn.GELU):
+        return _aten.gelu_backward(ones, x, approximate=module.approximate)
+    return _aten.silu_backward(ones, x)
 
 
 class _Derived(torch.autograd.Function):
-    """``output``, which is some f(x), with a gradient to x by the codes of f'(x)."""
+    """An f(x) that is given, with a gradient to x by the codes of f'(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, output: Tensor, codes: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, output: list[Tensor], codes: Tensor) -> Tensor:
         ctx.save_for_backward(codes)
-        ctx.mark_dirty(output)  # or it would be a view, which nobody may write over
-        return output
+        return output[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
@@ -94,7 +77,7 @@ class _Derived(torch.autograd.Function):
                 mend="call irnet_convert.layers.set_compact(model, False) before the forward pass",
             )
         (codes,) = ctx.saved_tensors
-        return decode(codes, grad.dtype).mul_(grad), None, None
+        return decode(codes, grad.dtype) * grad, None, None
 
 
 def encode(derivative: Tensor) -> Tensor:

@@ -154,8 +154,14 @@ class Plan:
             x.float().contiguous() if rows else x.float() for x, rows in zip(inputs, self._rows, strict=True)
         ]
         try:
+            # Whatever torch's default dtype and device are: the kernels write float32 there.
             outputs = [
-                torch.empty(shape, memory_format=maps) if is_map else torch.empty(shape)
+                torch.empty(
+                    shape,
+                    dtype=torch.float32,
+                    device="cpu",
+                    memory_format=maps if is_map else torch.contiguous_format,
+                )
                 for shape, is_map in zip(self._output_shapes(given), self._maps, strict=True)
             ]
             self._native.run(self._plan, given, outputs, threads, times)
@@ -185,9 +191,9 @@ class _Entry:
     """A cached plan; it holds the blob, so that no other can get its address."""
 
     blob: Tensor
+    key: tuple[int, str]  # the blob's address, which its storage may lose, and the instruction set
     version: int
     text: str
-    isa: str
     plan: Plan | NativeError
 
 
@@ -213,13 +219,13 @@ def plan_for(text: str, blob: Tensor, isa: str | None = None) -> Plan:
     isa = isa or isa_in_use()
     version = 0 if blob.is_inference() else blob._version
     entry = _latest
-    if entry and entry.text is text and entry.blob is blob and entry.version == version and entry.isa == isa:
-        return _usable(entry)
     key = (blob.data_ptr(), isa)
+    if entry and entry.key == key and entry.blob is blob and entry.version == version and entry.text == text:
+        return _usable(entry)
     with _lock:
         entry = _plans.get(key)
     if not (entry and entry.version == version and entry.text == text and entry.blob.numel() == blob.numel()):
-        entry = _Entry(blob=blob, version=version, text=text, isa=isa, plan=_made(text, blob, isa))
+        entry = _Entry(key=key, blob=blob, version=version, text=text, plan=_made(text, blob, isa))
     with _lock:
         _plans[key] = _latest = entry
         _plans.move_to_end(key)

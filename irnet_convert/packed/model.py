@@ -72,7 +72,7 @@ class PackedModel(nn.Module):
         inputs = self._bound(args, kwargs) if named else args
         dtype = self._check(inputs)
         if dtype == torch.float32:
-            if self._text and all(type(x) is Tensor for x in inputs) and unseen():
+            if self._text and unseen(inputs):
                 blob: Any = self.body.blob0
                 return run_past_dispatcher(inputs, blob, self._text, True)[0]
             return self.body.forward(*inputs)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
 from compact_cases import both, gradients, kept_by, normed
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from irnet_convert import binarize
@@ -161,6 +164,30 @@ def test_parameters_that_were_written_to_are_noticed_and_errors_leave_no_hook_be
     with pytest.raises(RuntimeError):
         broken(x)
     assert torch._C._autograd._top_saved_tensors_default_hooks(False) is None  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("module", "size"),
+    [
+        (lambda: nn.LayerNorm(6), (2, 4, 6)),
+        (lambda: nn.GELU(), (2, 4, 6)),
+        (lambda: nn.MaxPool2d(2), (2, 4, 6, 6)),
+        (lambda: nn.Conv2d(4, 3, 1, 2), (2, 4, 6, 6)),
+        (lambda: normed(nn.BatchNorm2d(8))[1], None),
+    ],
+)
+def test_nothing_else_holds_on_to_the_input(module, size: tuple[int, ...] | None) -> None:
+    """PyTorch keeps the hooks for as long as what they packed, with all that they refer to."""
+    module, conv = module(), BinaryConv2d(4, 8, 3, bias=False)
+    set_compact(nn.ModuleList([module, conv]))
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    given = conv(x) if size is None else torch.randn(size, requires_grad=True) * 1
+    storage = StorageWeakRef(given.untyped_storage())
+    out = module(given)
+    del given
+    gc.collect()
+    assert storage.expired()
+    out.sum().backward()
 
 
 class _Functional(nn.Module):

@@ -248,6 +248,39 @@ def test_whoever_looks_sees_the_operator(whole: PackedModel) -> None:
     assert torch.equal(whole(x.as_subclass(_Sub)).as_subclass(Tensor), plain)
 
 
+def test_what_only_the_dispatcher_can_resolve(whole: PackedModel) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    negated = torch.view_as_complex(torch.stack([x, x], -1)).conj().imag
+    assert negated.is_neg()
+    assert torch.equal(whole(negated), whole(-x))
+    nothing = torch._efficientzerotensor((2, 3, 8, 8))  # pyright: ignore[reportPrivateImportUsage]
+    assert torch.equal(whole(nothing), whole(torch.zeros(2, 3, 8, 8)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_whatever_the_default_dtype_is(whole: PackedModel, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    plain = whole(x)
+    torch.set_default_dtype(dtype)
+    try:
+        for run in (whole, whole.body, copy.deepcopy(whole)):
+            assert torch.equal(run(x), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_blob_whose_storage_changed_gets_another_plan(whole: PackedModel) -> None:
+    one, other = copy.deepcopy(whole), copy.deepcopy(whole)
+    x, blob = torch.randn(2, 3, 8, 8), other.body.blob0
+    blob[-200:] = 0
+    plain, want = one(x), other(x)
+    assert not torch.equal(plain, want)
+    one.body.blob0.data = blob.data.clone()
+    assert torch.equal(one(x), want)
+    assert torch.equal(one(x.half()), other(x.half()))
+    assert torch.equal(one(x), want)
+
+
 def test_the_reference_gives_the_same(packed: PackedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 3, 8, 8)
     want = packed(x)
