@@ -26,8 +26,9 @@ def set_compact(model: nn.Module, on: bool = True) -> None:
       the power of two that they are times.
     - nn.MaxPool2d keeps nothing of its input, and indices in 2 or 4 bytes.
     - A real nn.Conv2d that skips pixels (1×1 with a stride) keeps those that it looks at.
-    - nn.GELU and nn.SiLU (but in place, or with a forward of their own) keep one byte of each number: their
-      derivative, which lies between −0.13 and 1.13, within 0.5/202. The gradient of such a gradient is refused.
+    - nn.GELU and nn.SiLU (but in place, or with a forward of their own) keep one byte of each number: the
+      derivative, which lies between −0.13 and 1.13, within 0.5/202. The gradient of such a gradient is
+      refused.
     - nn.LayerNorm, in float32 and float64, keeps of what it normalises together the mean and, in float16, the
       distances from it as shares of the largest.
 
