@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from irnet_convert.errors import RecipeError
 from irnet_convert.plain_yaml import load_yaml
@@ -143,3 +145,39 @@ def test_a_saved_student_may_be_binary_without_a_policy() -> None:
         }
     )
     assert recipe.latents is not None
+
+
+@pytest.mark.parametrize(
+    ("counts", "epochs", "shared"),
+    [
+        ([10, 10], 5, [2, 3]),
+        ([10, 10], 40, [20, 20]),
+        ([8, 12], 5, [2, 3]),
+        ([1, 30], 2, [1, 1]),
+        ([1, 1, 30], 5, [1, 1, 3]),
+        ([3, 3, 3], 10, [3, 3, 4]),
+        ([7], 3, [3]),
+    ],
+)
+def test_epochs_as_an_override_are_shared_out(
+    counts: list[int], epochs: int, shared: list[int], tmp_path: Path
+) -> None:
+    path = tmp_path / "staged.yaml"
+    stages = [{"epochs": count, "binarize": "activations"} for count in counts[:-1]] + [
+        {"epochs": counts[-1]}
+    ]
+    path.write_text(yaml.safe_dump({**BASE, "stages": stages}))
+    recipe = Recipe.load(path, [f"epochs={epochs}"])
+    assert [stage.epochs for stage in recipe.stages] == shared
+    assert recipe.epochs == epochs
+    assert [stage.binarize for stage in recipe.stages][-1] == "both"
+    with pytest.raises(RecipeError, match="that of all stages"):
+        Recipe.load(path, [f"epochs={sum(counts) + 1}", f"stages.0.epochs={counts[0]}"])
+    if len(counts) > 1:
+        with pytest.raises(
+            RecipeError, match=rf"(?s)epochs=1 for a recipe of {len(counts)} stages.*at least"
+        ):
+            Recipe.load(path, ["epochs=1"])
+    for wrong in ("0", "-3", "many", "2.5", "true"):
+        with pytest.raises(RecipeError, match="epochs is"):
+            Recipe.load(path, [f"epochs={wrong}"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from irnet_convert.errors import RecipeError
 from irnet_convert.plain_yaml import load_yaml
+from irnet_convert.recipe.stages import with_epochs_shared
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -18,13 +19,14 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
         overrides: ``"a.b=c"``; the value is read as YAML, so ``optimizer.lr=1e-3`` is a number,
             ``teacher=null`` is null and ``rewrites=[activation]`` a list. A part of the key that is a
             number indexes a list: ``distill.features.0.weight=2``. A block that is missing or null is
-            made; whether its keys exist is for the schema to say.
+            made; whether its keys exist is for the schema to say. ``epochs=N`` is shared out among the
+            recipe's stages, if it has any and no override is about them.
 
     Raises:
-        RecipeError: no ``=``, an empty key, a value that is not YAML, an index outside its list, or a
-            key below something that is not a block.
+        RecipeError: no ``=``, an empty key, a value that is not YAML, an index outside its list, a key below
+            something that is not a block, or fewer epochs than stages.
     """
-    result = copy.deepcopy(raw)
+    result, keys = copy.deepcopy(raw), set()
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = [part.strip() for part in key.split(".")]
@@ -36,7 +38,8 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
             )
         value = load_yaml(text, source=f"the override {override!r}")
         _set(result, parts, value, override)
-    return result
+        keys.add(key.strip() if len(parts) == 1 else parts[0] + ".")
+    return with_epochs_shared(result) if "epochs" in keys and not keys & {"stages", "stages."} else result
 
 
 def _set(raw: dict[str, Any], parts: list[str], value: Any, override: str) -> None:

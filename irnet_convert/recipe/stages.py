@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from irnet_convert.errors import RecipeError
+
 #: Blocks of the recipe that a stage may have of its own.
 INHERITED = ("optimizer", "schedule", "distill", "ede")
 
@@ -31,6 +33,44 @@ def with_stages_filled(data: dict[str, Any]) -> dict[str, Any]:
     known = [count for count in counts if type(count) is int]
     epochs = {"epochs": sum(known)} if len(known) == len(counts) and "epochs" not in data else {}
     return {**data, "stages": filled, **epochs}
+
+
+def with_epochs_shared(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe whose ``epochs`` are given anew: its stages get them in the proportion of their own.
+
+    What does not divide goes to where most of a stage's share is missing, to the later stage where that is
+    the same; each keeps one epoch at least.
+
+    Args:
+        data: of any shape; what is not as it should be is left for the schema to say.
+
+    Returns:
+        ``data``, or a copy whose stages have ``epochs`` together.
+
+    Raises:
+        RecipeError: fewer epochs than stages.
+    """
+    stages, epochs = data.get("stages"), data.get("epochs")
+    own = (
+        [s.get("epochs") if isinstance(s, dict) else None for s in stages] if isinstance(stages, list) else []
+    )
+    counts = [count for count in own if type(count) is int and count > 0]
+    if not counts or len(counts) < len(own) or type(epochs) is not int or epochs < 1:
+        return data
+    if epochs < len(counts):
+        raise RecipeError(
+            f"epochs={epochs} for a recipe of {len(counts)} stages",
+            expected=f"at least {len(counts)}, one for each stage",
+            mend=f"epochs={len(counts)}, or stages=[...] as a whole",
+        )
+    wanted = [epochs * count / sum(counts) for count in counts]
+    shared = [max(1, int(share)) for share in wanted]
+    while (missing := epochs - sum(shared)) != 0:
+        step = 1 if missing > 0 else -1
+        places = [i for i, count in enumerate(shared) if count + step >= 1]
+        place = max(places, key=lambda i: (step * (wanted[i] - shared[i]), i))
+        shared[place] += step
+    return {**data, "stages": [{**s, "epochs": n} for s, n in zip(data["stages"], shared, strict=True)]}
 
 
 def _plain(value: Any) -> Any:
