@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -219,3 +220,21 @@ def test_selective_checkpointing_of_the_function_itself() -> None:
             return result
 
     assert all(map(torch.equal, gradients(Checkpointed(), x), gradients(model, x)[:2]))
+
+
+def test_compiled_and_copied_it_is_what_it_was(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    plain = nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 3))
+    model, x = compacted(plain), torch.randn(3, 5)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for ours, theirs in zip(gradients(compiled, x), gradients(plain, x), strict=True):
+        torch.testing.assert_close(ours, theirs)  # a compiler chooses itself what it keeps
+    torch._dynamo.reset()
+    other = copy.deepcopy(model)
+    torch.save(other, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    want = gradients(model, x)
+    for each in (other, again):
+        assert each[1].forward.module is each[1]
+        assert all(map(torch.equal, gradients(each, x), want))
+    assert other[1].forward.module is not model[1]
