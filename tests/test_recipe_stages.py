@@ -181,3 +181,12 @@ def test_epochs_as_an_override_are_shared_out(
     for wrong in ("0", "-3", "many", "2.5", "true"):
         with pytest.raises(RecipeError, match="epochs is"):
             Recipe.load(path, [f"epochs={wrong}"])
+
+
+def test_epochs_of_a_file_that_extends_are_shared_out(tmp_path: Path) -> None:
+    stages = [{"epochs": 20, "binarize": "activations"}, {"epochs": 20}]
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**BASE, "stages": stages}))
+    above, own = tmp_path / "above.yaml", [{"epochs": 1, "binarize": "activations"}, {"epochs": 3}]
+    for changes, want in (({"epochs": 10}, [5, 5]), ({"epochs": 4, "stages": own}, [1, 3]), ({}, [20, 20])):
+        above.write_text(yaml.safe_dump({"name": "above", "extends": "base.yaml", **changes}))
+        assert [stage.epochs for stage in Recipe.load(above).stages] == want

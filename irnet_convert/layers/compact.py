@@ -11,7 +11,7 @@ from irnet_convert.layers.model import layers_of
 
 
 def set_compact(model: nn.Module, on: bool = True) -> None:
-    """Have a binarized network keep about half of what it keeps for the backward pass, or all again.
+    """Have a binarized network keep less for the backward pass, half or so, or all again.
 
     No value of a forward pass changes. Of the gradients, what a binary layer, GELU, SiLU and LayerNorm hand
     down to their input is rounded, and that of a LayerNorm's weight.

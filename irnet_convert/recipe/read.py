@@ -18,6 +18,7 @@ from irnet_convert.recipe.find import (
     find_recipe,
     means_hub,
 )
+from irnet_convert.recipe.stages import with_epochs_shared
 
 #: How many recipes may stand below one another, the first included.
 MAX_DEPTH = 4
@@ -60,7 +61,8 @@ def read_recipe(name: str | Path | FoundRecipe, *, offline: bool | None = None) 
 
     ``extends: NAME`` names one base: a bundled recipe, a path relative to the file and inside its folder (of
     a recipe on the Hub: inside its repository, at its commit), or a recipe on the Hub that is pinned by a
-    commit or a tag. Mappings are merged key by key; everything else, lists too, replaces the base's.
+    commit or a tag. Mappings are merged key by key; everything else, lists too, replaces the base's. ``epochs``
+    without ``stages`` is shared out among the base's stages, if it has any.
 
     Raises:
         IrnetError: a file is missing, malformed, or extends what it must not.
@@ -99,7 +101,10 @@ def _read(found: FoundRecipe, above: tuple[FoundRecipe, ...], offline: bool | No
         return ReadRecipe(found=found, text=text, data=data)
     below = _read(_find_base(base, found, offline), chain, offline)
     inherited = {key: value for key, value in below.data.items() if key not in NOT_INHERITED}
-    return ReadRecipe(found=found, text=text, data=merge(inherited, data), bases=(below.found, *below.bases))
+    merged = merge(inherited, data)
+    if "epochs" in data and "stages" not in data:
+        merged = with_epochs_shared(merged)
+    return ReadRecipe(found=found, text=text, data=merged, bases=(below.found, *below.bases))
 
 
 def _place(found: FoundRecipe) -> str:

@@ -76,8 +76,9 @@ class Recipe(Block):
         processes: if set, a world of another size is an error.
         shard: spread parameters, gradients and optimizer state over the processes (FSDP2), of which there
             must be several; every process holds the teacher, and while it evaluates the student, whole.
-        compact: keep about half for the backward passes (:func:`irnet_convert.layers.set_compact`); the
-            gradient that a binary layer hands down is rounded, so it is a part of what the run computes.
+        compact: keep less for the backward passes (:func:`irnet_convert.layers.set_compact`); gradients that
+            binary layers, GELU, SiLU and LayerNorm hand down are rounded, so it is a part of what the run
+            computes.
         checkpoint: how often, how many.
         tracking: ``jsonl`` (always written) and optionally ``tensorboard``.
         output: run directory; null is ``runs/NAME``.
