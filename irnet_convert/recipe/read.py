@@ -61,8 +61,8 @@ def read_recipe(name: str | Path | FoundRecipe, *, offline: bool | None = None) 
 
     ``extends: NAME`` names one base: a bundled recipe, a path relative to the file and inside its folder (of
     a recipe on the Hub: inside its repository, at its commit), or a recipe on the Hub that is pinned by a
-    commit or a tag. Mappings are merged key by key; everything else, lists too, replaces the base's. ``epochs``
-    without ``stages`` is shared out among the base's stages, if it has any.
+    commit or a tag. Mappings are merged key by key; everything else, lists too, replaces the base's.
+    ``epochs`` without ``stages`` is shared out among the base's stages, if it has any.
 
     Raises:
         IrnetError: a file is missing, malformed, or extends what it must not.
