@@ -13,12 +13,15 @@ BATCH = 4
 
 @pytest.mark.parametrize("name", bundled_recipes())
 def test_two_steps(name, tmp_path):
+    plain = Recipe.load(name)
+    stages = max(len(plain.stages), 1)  # one epoch each
     overrides = [
-        "data.name=builtin/synthetic", "data.workers=0", f"data.train_limit={2 * BATCH}", "data.eval_limit=6",
+        "data.name=builtin/synthetic", "data.workers=0", "data.eval_limit=6",
+        f"data.train_limit={2 * BATCH // stages}",
         "model.checkpoint=null", "model.pretrained=false", "expect=null",
-        f"batch_size={BATCH}", "eval_batch_size=4", "epochs=1", f"output={tmp_path / 'run'}",
+        f"batch_size={BATCH}", "eval_batch_size=4", f"epochs={stages}", f"output={tmp_path / 'run'}",
     ]  # fmt: skip
-    size = Recipe.load(name).transforms.input_size
+    size = plain.transforms.input_size
     if size[-1] > 64:
         overrides.append("transforms.input_size=[3, 64, 64]")
     recipe = Recipe.load(name, overrides)
