@@ -79,7 +79,7 @@ inline irn_tensor tensor_of(float* data, const std::vector<int64_t>& shape) {
   for (size_t i = shape.size(); i-- > 0;) {
     t.shape[i] = shape[i];
     t.strides[i] = stride;
-    stride *= shape[i];
+    stride = int64_t(uint64_t(stride) * uint64_t(shape[i]));  // a shape that was changed may be of any size
   }
   return t;
 }
