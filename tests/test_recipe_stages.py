@@ -11,6 +11,7 @@ import yaml
 from irnet_convert.errors import RecipeError
 from irnet_convert.plain_yaml import load_yaml
 from irnet_convert.recipe import DistillSpec, OptimizerSpec, Recipe, StageSpec
+from irnet_convert.recipe.stages import with_epochs_shared
 
 BASE: dict[str, Any] = {
     "name": "small",
@@ -181,6 +182,14 @@ def test_epochs_as_an_override_are_shared_out(
     for wrong in ("0", "-3", "many", "2.5", "true"):
         with pytest.raises(RecipeError, match="epochs is"):
             Recipe.load(path, [f"epochs={wrong}"])
+
+
+def test_no_number_of_epochs_takes_long_to_share_out() -> None:
+    """Others' recipes may say any; floats would be off by more steps than can be counted."""
+    shared = with_epochs_shared({"epochs": 10**30, "stages": [{"epochs": 1}, {"epochs": 2}, {"epochs": 4}]})
+    counts = [stage["epochs"] for stage in shared["stages"]]
+    assert sum(counts) == 10**30
+    assert all(abs(7 * count - share * 10**30) < 7 for count, share in zip(counts, (1, 2, 4), strict=True))
 
 
 def test_epochs_of_a_file_that_extends_are_shared_out(tmp_path: Path) -> None:

@@ -76,9 +76,8 @@ def signed_conv(
         compact: keep a byte of each number of x for the backward pass, in place of x.
     """
     latent, factor, make, even = _parts(weight, state)
-    counts = even and make is not None and bias is None
     in_bits = _keeps_bits(even, make) and not geometry.transposed
-    how = _How(method, make, _keeps_bytes(compact), counts, in_bits)
+    how = _How(method, make, _keeps_bytes(compact), _gives_counts(even, make, bias), in_bits)
     return _SignedConv.apply(x, latent, factor, bias, state, how, geometry)
 
 
@@ -93,7 +92,7 @@ def signed_linear(
 ) -> Tensor:
     """The linear layer on sign(x); see :func:`signed_conv`. x: (..., I), weight: (O, I), bias: (O,)."""
     latent, factor, make, even = _parts(weight, state)
-    counts = even and make is not None and bias is None
+    counts = _gives_counts(even, make, bias)
     how = _How(method, make, _keeps_bytes(compact), counts, _keeps_bits(even, make))
     return _SignedLinear.apply(x, latent, factor, bias, state, how)
 
@@ -132,6 +131,10 @@ class _How:
 
 def _keeps_bytes(compact: bool) -> bool:
     return compact and torch.is_grad_enabled() and not torch._C._is_tracing()
+
+
+def _gives_counts(even: bool, make: Make | None, bias: Tensor | None) -> bool:
+    return even and make is not None and bias is None
 
 
 def _keeps_bits(even: bool, make: Make | None) -> bool:

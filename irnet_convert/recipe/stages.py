@@ -63,12 +63,12 @@ def with_epochs_shared(data: dict[str, Any]) -> dict[str, Any]:
             expected=f"at least {len(counts)}, one for each stage",
             mend=f"epochs={len(counts)}, or stages=[...] as a whole",
         )
-    wanted = [epochs * count / sum(counts) for count in counts]
-    shared = [max(1, int(share)) for share in wanted]
+    total = sum(counts)  # in integers: what others wrote may ask for more epochs than a float can count
+    shared = [max(1, epochs * count // total) for count in counts]
     while (missing := epochs - sum(shared)) != 0:
         step = 1 if missing > 0 else -1
         places = [i for i, count in enumerate(shared) if count + step >= 1]
-        place = max(places, key=lambda i: (step * (wanted[i] - shared[i]), i))
+        place = max(places, key=lambda i: (step * (epochs * counts[i] - shared[i] * total), i))
         shared[place] += step
     return {**data, "stages": [{**s, "epochs": n} for s, n in zip(data["stages"], shared, strict=True)]}
 

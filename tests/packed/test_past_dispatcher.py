@@ -1,0 +1,97 @@
+"""A packed network that is one program: called past PyTorch's dispatcher, but for those who look."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from irnet_convert import BinaryConv2d
+from irnet_convert.packed import PackedModel, ops, pack
+
+
+@pytest.fixture(scope="module")
+def whole() -> PackedModel:
+    """Fused whole: one program, whose only result is the network's."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), BinaryConv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4)).eval()
+    return pack(net, example_input=torch.zeros(1, 3, 8, 8))
+
+
+class _Seen(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class _FunctionsSeen(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class _Sub(Tensor):
+    pass
+
+
+def test_whoever_looks_sees_the_operator(whole: PackedModel) -> None:
+    """Where nobody looks, it is called past the dispatcher."""
+    x = torch.randn(2, 3, 8, 8)
+    plain = whole(x)
+    assert torch.equal(plain, whole.body(x))
+    for mode in (_Seen(), _FunctionsSeen()):
+        with mode:
+            assert torch.equal(whole(x), plain)
+        assert ops.run_program in mode.calls
+    with torch.autograd.profiler.profile() as profile:
+        whole(x)
+    assert any("run_program" in event.name for event in profile.function_events or ())
+    graph = make_fx(whole)(x)
+    assert any(node.target is ops.run_program for node in graph.graph.nodes)
+    assert torch.equal(whole(x.as_subclass(_Sub)).as_subclass(Tensor), plain)
+
+
+def test_what_only_the_dispatcher_can_resolve(whole: PackedModel) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    negated = torch.view_as_complex(torch.stack([x, x], -1)).conj().imag
+    assert negated.is_neg()
+    assert torch.equal(whole(negated), whole(-x))
+    nothing = torch._efficientzerotensor((2, 3, 8, 8))  # pyright: ignore[reportPrivateImportUsage]
+    assert torch.equal(whole(nothing), whole(torch.zeros(2, 3, 8, 8)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_whatever_the_default_dtype_is(whole: PackedModel, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    plain = whole(x)
+    torch.set_default_dtype(dtype)
+    try:
+        for run in (whole, whole.body, copy.deepcopy(whole)):
+            assert torch.equal(run(x), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_blob_whose_storage_changed_gets_another_plan(whole: PackedModel) -> None:
+    one, other = copy.deepcopy(whole), copy.deepcopy(whole)
+    x, blob = torch.randn(2, 3, 8, 8), other.body.blob0
+    blob[-200:] = 0
+    plain, want = one(x), other(x)
+    assert not torch.equal(plain, want)
+    one.body.blob0.data = blob.data.clone()
+    assert torch.equal(one(x), want)
+    assert torch.equal(one(x.half()), other(x.half()))
+    assert torch.equal(one(x), want)
