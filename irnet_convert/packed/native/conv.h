@@ -10,7 +10,7 @@
 namespace irn::IRN_ISA {
 
 template <class M>
-using TileFunction = void (*)(const typename M::Unit* const*, int64_t, const typename M::Weight*,
+using TileFunction = void (*)(const typename M::Unit* const*, const typename M::Unit* const*, int64_t, const typename M::Weight*,
                               const Segment*, const Segment*, typename M::Count*);
 
 // Walks over the pixels of a job in order; what those of a row have in common is worked out once.
@@ -30,7 +30,10 @@ class Walk {
         place = place_, in = in_;
       }
       t.in[i] = reinterpret_cast<const typename M::Unit*>(in);
-      t.bias[i] = bias_ + job_.column_class[place.pixel.x] * job_.bias_stride;
+      if constexpr (M::kCounts)
+        t.bias[i] = bias_ + job_.column_class[place.pixel.x] * job_.bias_stride;
+      else
+        t.scale[i] = scale_;
       t.to[i].add = place.add, t.to[i].real = place.real, t.to[i].bits = place.bits;
       in += job_.in.x;
       place.next(job_.epilogue);
@@ -150,7 +153,7 @@ void pair_tile(const ConvJob& job, const Block& block, const Tile<M>& t, const J
 
 template <class M, int V>
 void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
-  if constexpr (M::kBegins) {
+  if constexpr (M::kWhole) {
     if (t.simple && t.n == M::kPixels && block.count == V * M::kLanes)
       return whole_tile<M, M::kPixels, V>(job, block, t);
   }
@@ -172,7 +175,7 @@ void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   }
   int64_t first_unit = block.group * job.group_units;
   auto run = [&](const Epoch& e) {
-    kTiles[t.n - 1](t.in, first_unit, weights + e.step * kBlock, job.segments + e.first, job.segments + e.last, counts);
+    kTiles[t.n - 1](t.in, t.aside, first_unit, weights + e.step * kBlock, job.segments + e.first, job.segments + e.last, counts);
   };
   if constexpr (M::kCounts) {
     if (job.n_epochs > 1) {
@@ -230,8 +233,8 @@ void conv_range(const ConvJob& job, int64_t first, int64_t last, int64_t b0, int
   int64_t most = pairs ? 2 * (narrow ? M::kPairs : M::kWidePairs) : M::kPixels;
   Walk walk(job, first);
   Tile<M> t;
-  if constexpr (M::kBegins) {
-    t.simple = ends_simply(job);
+  if constexpr (M::kWhole) {
+    t.simple = ends_simply<M>(job);
     for (Place& to : t.to) to.signs = nullptr;  // take_simply() leaves it, and narrow blocks read it
   }
   while (first < last) {
@@ -239,11 +242,12 @@ void conv_range(const ConvJob& job, int64_t first, int64_t last, int64_t b0, int
     // About equal tiles, not full ones and a rest; but no half pairs, and full ones where those alone are fast.
     int64_t n = (left + tiles - 1) / tiles;
     if (pairs && n < left) n += n % 2;
-    if (M::kBegins && t.simple) n = left < most ? left : most;
-    if (M::kBegins && t.simple && n == most)
+    if (M::kWhole && t.simple) n = left < most ? left : most;
+    if (M::kWhole && t.simple && n == most)
       walk.take_simply(t, n);
     else
       walk.take(t, n);
+    if constexpr (M::kAside) t.copy(job);
     first += n;
     if constexpr (M::kPairs > 0) {
       if (pairs && n > 1) {

@@ -130,6 +130,7 @@ ConvJob conv_job(const Call& call, size_t index, const Output& out) {
     if (c.start.bytes()) job.start = c.start.as<int32_t>(), job.minus_twice = p.minus_twice.as<float>();
   }
   if (p.method == Method::kConvBytes) job.start = p.start.as<int32_t>();
+  job.aside = c.aside.data(), job.n_aside = int64_t(c.aside.size());
   if (p.input.quantised()) {
     const Tensor& t = *call.layout.values[size_t(s.inputs[0])].find(p.input);
     job.scales = reinterpret_cast<const float*>(call.workspace + t.offset + t.scales);

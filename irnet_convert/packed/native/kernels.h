@@ -58,6 +58,7 @@ struct Segment {
   int64_t offset;  // from the pixel's first unit, in units
   int32_t steps;
   int32_t flush;  // 1: narrow sums could overflow after this one
+  bool aside = false;  // its steps are of what ConvJob::aside names
 };
 
 // Output channels that are computed together.
@@ -95,6 +96,8 @@ struct ConvJob {
   const int32_t* start;      // bits: -bias / 2, where all are even, else nullptr; see whole.h. bytes: see tile.h
   const float* minus_twice;  // -2 scale
   const float* scales;  // ints: of each image
+  const int64_t* aside;  // bytes: those at the ends of kernel rows that fill no four, from the window's start
+  int64_t n_aside;
   Epilogue epilogue;
 };
 
@@ -202,6 +205,8 @@ struct Kernels {
   void (*export_)(const ExportJob&, int64_t begin, int64_t end);
   double (*measure)(int64_t repeats);  // binary multiply-adds of so many rounds, run
 };
+
+constexpr int64_t kMostAside = 16;
 
 // Channels of an image, as opposed to a map.
 constexpr int64_t kFewChannels = 16;

@@ -182,6 +182,12 @@ void make_segments(ConvLayout& c, const Step& s, const Prepared& p, const View& 
         c.segments.push_back({offset, int32_t(n), 0});
         pending += n, epoch += n, steps += n;
       }
+  if (p.aside) {
+    int64_t row = s.kernel[1] * in.x, all = s.kernel[0] * p.aside;
+    for (int64_t i = 0; i < all; ++i)
+      c.aside.push_back(i / p.aside * s.dilation[0] * in.y + row - p.aside + i % p.aside);
+    c.segments.push_back({0, int32_t(ceil_div(all, core.step)), 0, true});
+  }
   c.segments.back().flush = 1;
   c.epochs.back().last = int64_t(c.segments.size());
 }

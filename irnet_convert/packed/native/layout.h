@@ -45,7 +45,7 @@ struct ConvLayout {
   std::vector<int32_t> row_class, column_class;
   int64_t column_classes = 1;
   Memory bias, start;
-  std::vector<int64_t> taps;
+  std::vector<int64_t> taps, aside;
   int64_t filter_tiles = 0, filter_band = 0;  // for a WinogradJob; 0 where it does not pay
   bool pooled = false;                        // it and the pooling behind it are one PooledJob
 };

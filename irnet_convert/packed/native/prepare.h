@@ -32,6 +32,7 @@ struct Prepared {
   std::vector<Block> blocks;
   bool rows = false;        // the taps of a kernel row lie next to each other
   int64_t run_steps = 0;    // steps of one run: a kernel row, else a tap, of one group
+  int64_t aside = 0;        // bytes: how many of a kernel row, its last, fill no step; steps of all rows' follow
   int64_t group_units = 0;  // from the channels of one group to those of the next
   Memory tap_sums;          // bits: int32 [kH + 1][kW + 1][stride], see prepare.cpp
   int64_t tap_stride = 0;

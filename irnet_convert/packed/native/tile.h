@@ -16,7 +16,7 @@ struct Real {
   using Acc = F;
   using Act = F;
   static constexpr bool kCounts = false, kIntegers = false;
-  static constexpr bool kBegins = false;
+  static constexpr bool kStarts = false, kWhole = false, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 1, kLanes = kFloats, kMaxSteps = 1 << 30;
@@ -26,6 +26,7 @@ struct Real {
   static Vec weights(const Weight* p) { return load(p); }
   static Act activation(const Unit* p) { return splat(*p); }
   static Acc step(Acc sum, Act x, Vec w) { return madd(x, w, sum); }
+  static F to_real(Acc sum) { return sum; }
   static int lane(int c) { return c; }
   template <bool kFirst>
   static void flush(Acc sum, Count* to) {
@@ -43,7 +44,7 @@ struct Ints {
   using Acc = I;
   using Act = I;
   static constexpr bool kCounts = false, kIntegers = true;
-  static constexpr bool kBegins = false;
+  static constexpr bool kStarts = false, kWhole = kWholeTiles, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kUnitBits = 16, kStep = 2, kLanes = kFloats, kMaxSteps = 1 << 30;
   static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
@@ -56,6 +57,7 @@ struct Ints {
     return splat_int(pair);
   }
   static Acc step(Acc sum, Act x, Vec w) { return add_products(sum, x, w); }
+  static F to_real(Acc sum) { return to_floats(sum); }
   template <bool kFirst>
   static void flush(Acc sum, Count* to) {
     store_ints(to, kFirst ? sum : add_ints(load_ints(to), sum));
@@ -67,9 +69,10 @@ struct Ints {
 // they have no sign; sums begin at -128 times the sum of a channel's weights.
 struct Bytes : Ints {
   using Unit = uint8_t;
-  static constexpr bool kOffset = true;
+  static constexpr bool kOffset = true, kStarts = true, kAside = true;
   static constexpr int kUnitBits = 8, kStep = 4;
 
+  static Acc begin(const Count* at) { return load_ints(at); }
   static Act activation(const Unit* p) {
     int32_t four;
     __builtin_memcpy(&four, p, sizeof four);
@@ -94,11 +97,11 @@ template <class M, bool kFirst, int P, int V>
 template <class M, int P, int V>
 [[gnu::always_inline]] inline const typename M::Weight* add_steps(typename M::Acc (&sum)[P][V],
                                                                   const typename M::Unit* const* pixels, int64_t unit,
-                                                                  int64_t steps, const typename M::Weight* w) {
+                                                                  const Segment& s, const typename M::Weight* w) {
   const typename M::Unit* x[P];
 #pragma GCC unroll 8
-  for (int p = 0; p < P; ++p) x[p] = pixels[p] + unit;
-  for (int64_t i = 0; i < steps; ++i, w += V * M::kLanes) {
+  for (int p = 0; p < P; ++p) x[p] = pixels[p] + unit + s.offset;
+  for (int64_t i = 0; i < s.steps; ++i, w += V * M::kLanes) {
     typename M::Vec wv[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) wv[v] = M::weights(w + v * M::kLanes);
@@ -115,7 +118,7 @@ template <class M, int P, int V>
 // Writes counts[P][V * lanes]; reads from `first_unit` of each pixel on. Not inlined: with an epilogue around
 // it gcc spills the sums.
 template <class M, int P, int V>
-[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, int64_t first_unit,
+[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, const typename M::Unit* const* aside, int64_t first_unit,
                             const typename M::Weight* w, const Segment* segment, const Segment* end,
                             typename M::Count* counts) {
   typename M::Acc sum[P][V];
@@ -126,7 +129,7 @@ template <class M, int P, int V>
 
   bool first = true;
   for (; segment != end; ++segment) {
-    w = add_steps<M, P, V>(sum, pixels, first_unit + segment->offset, segment->steps, w);
+    w = add_steps<M, P, V>(sum, M::kAside && segment->aside ? aside : pixels, first_unit, *segment, w);
     if (!segment->flush) continue;
     first ? flush<M, true>(sum, counts) : flush<M, false>(sum, counts);
     first = false;

@@ -12,6 +12,7 @@ namespace irn::IRN_ISA {
 using F = __m256;
 constexpr int kFloats = 8;
 constexpr int kRealPixels = 6, kRealVectors = 2;  // 12 sums, 2 weights, 1 input of 16 registers
+constexpr bool kWholeTiles = false;
 constexpr bool kFastFma = true;
 
 inline F splat(float x) { return _mm256_set1_ps(x); }
@@ -96,7 +97,7 @@ struct Bits {
   using Act = __m256i;
   static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = true;
   // Pairs of pixels in a tile of one and of two vectors: with more no register is left for sums on their way.
-  static constexpr bool kBegins = false;
+  static constexpr bool kStarts = false, kWhole = false, kAside = false;
   static constexpr int kPairs = 3, kWidePairs = 2;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 4, kLanes = 32, kJoin = 16, kMaxSteps = 63;  // 63 * 4 fits in a byte

@@ -23,6 +23,7 @@ namespace irn::IRN_ISA {
 using F = __m512;
 constexpr int kFloats = 16;
 constexpr int kRealPixels = 6, kRealVectors = 4;
+constexpr bool kWholeTiles = true;  // see whole.h
 constexpr bool kFastFma = true;
 
 inline F splat(float x) { return _mm512_set1_ps(x); }
@@ -102,7 +103,7 @@ struct Bits {
   using Acc = __m512i;
   using Act = __m512i;
   static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = false;
-  static constexpr bool kBegins = true;  // sums from any integer on
+  static constexpr bool kStarts = true, kWhole = true, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 32, kLanes = 16, kMaxSteps = 1 << 30;
@@ -127,16 +128,7 @@ struct Bits {
     static_assert(N == 32 || N == 16);  // the last 16 fill half a unit: bits behind them are 0
     *to = bits;
   }
-  // The signs of vector v of V; a single one fills half a unit.
-  template <int V>
-  static void put_some_signs(Unit* to, int v, F r) {
-    if constexpr (V == 1) {
-      *to = signs(r);
-    } else {
-      uint16_t bits = uint16_t(signs(r));
-      __builtin_memcpy(reinterpret_cast<uint8_t*>(to) + v * sizeof bits, &bits, sizeof bits);
-    }
-  }
+  static F to_real(Acc sum) { return to_floats(sum); }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.
   static F finish(const Count* counts, const int32_t* bias) {
     __m512i n = _mm512_load_si512(reinterpret_cast<const __m512i*>(counts));

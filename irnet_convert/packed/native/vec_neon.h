@@ -13,6 +13,7 @@ namespace irn::IRN_ISA {
 using F = float32x4_t;
 constexpr int kFloats = 4;
 constexpr int kRealPixels = 6, kRealVectors = 4;  // 24 sums, 4 weights, 1 input of 32 registers
+constexpr bool kWholeTiles = false;
 constexpr bool kFastFma = true;
 
 inline F splat(float x) { return vdupq_n_f32(x); }
@@ -62,7 +63,7 @@ struct Bits {
   using Acc = uint8x16_t;
   using Act = uint8x16_t;
   static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = false;
-  static constexpr bool kBegins = false;
+  static constexpr bool kStarts = false, kWhole = false, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte

@@ -12,6 +12,7 @@ namespace irn::IRN_ISA {
 using F = float __attribute__((vector_size(16)));
 constexpr int kFloats = 4;
 constexpr int kRealPixels = 6, kRealVectors = 2;
+constexpr bool kWholeTiles = false;
 constexpr bool kFastFma = false;
 
 inline F splat(float x) { return F{x, x, x, x}; }
@@ -74,7 +75,7 @@ struct Bits {
   using Acc = Words;
   using Act = Words;
   static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = false;
-  static constexpr bool kBegins = false;
+  static constexpr bool kStarts = false, kWhole = false, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte

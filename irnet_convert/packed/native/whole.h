@@ -1,15 +1,26 @@
-// A tile of bits from its sums to its results without leaving registers, for what nearly every binary layer has:
+// A tile of bits or integers from its sums to its results without leaving registers, for what nearly every layer has:
 // a multiply-add, a shortcut, a clamp, and results as floats or bits. All else goes through conv_tile().
 //
-// The sum of a pixel is bias - 2 count. Where every bias is even, counting begins at -bias / 2, so that what is
+// Bits: the sum of a pixel is bias - 2 count. Where every bias is even, counting begins at -bias / 2, so that what is
 // counted, c, is the sum by -2; and since a product by a power of two is exact,
 //   fma(bias - 2 count, scale, shift) = fma(c, -2 scale, shift)
-// to the last bit, but for the sign of a zero. That saves two passes over the sums, and with them the only reason to store them first.
+// to the last bit, but for the sign of a zero. That saves two passes over the sums, and with them the only reason to
+// store them first. Bytes begin at what tile.h says.
 #pragma once
 #include "finish.h"
 #include "tile.h"
 
 namespace irn::IRN_ISA {
+
+// The compiler must assume that x changed.
+template <class T>
+[[gnu::always_inline]] inline void keep_whole(T& x) {
+#ifdef IRN_SIMDE
+  asm volatile("" : "+m"(x));
+#else
+  asm volatile("" : "+v"(x));
+#endif
+}
 
 // The pixels of one tile: where their windows start, and where their results go.
 template <class M>
@@ -21,7 +32,29 @@ struct Tile {
   const int32_t* bias[kMost];
   float scale[kMost];  // ints: of the pixel's image
   Place to[kMost];
+  // Copies of what is not read where it lies.
+  alignas(4) typename M::Unit copies[kMost][M::kAside ? kMostAside : 1] = {};
+  const typename M::Unit* aside[kMost];
+
+  void copy(const ConvJob& job) {
+    for (int i = 0; i < n; ++i) {
+      aside[i] = copies[i];
+      for (int64_t k = 0; k < job.n_aside; ++k) copies[i][k] = in[i][job.aside[k]];
+    }
+  }
 };
+
+// The signs of vector v of V; a single one fills half a unit.
+template <int V>
+inline void put_some_signs(Bits::Unit* to, int v, F r) {
+  static_assert(V > 0 && kFloats == 16 && Bits::kUnitBits == 32);
+  if constexpr (V == 1) {
+    *to = Bits::Unit(signs(r));
+  } else {
+    uint16_t bits = uint16_t(signs(r));
+    __builtin_memcpy(reinterpret_cast<uint8_t*>(to) + v * sizeof bits, &bits, sizeof bits);
+  }
+}
 
 template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
 [[gnu::noinline]] void whole_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
@@ -30,32 +63,44 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v)
-      sum[p][v] = M::begin(job.start + (t.bias[p] - job.bias) + block.channel + v * M::kLanes);
+      if constexpr (M::kStarts)
+        sum[p][v] = M::begin(job.start + (M::kCounts ? t.bias[p] - job.bias : 0) + block.channel + v * M::kLanes);
+      else
+        sum[p][v] = M::zero();
   auto w = reinterpret_cast<const typename M::Weight*>(job.weights) + block.weights;
   for (const Segment *s = job.segments, *end = job.segments + job.epochs[0].last; s != end; ++s)
-    w = add_steps<M, P, V>(sum, t.in, block.group * job.group_units + s->offset, s->steps, w);
+    w = add_steps<M, P, V>(sum, M::kAside && s->aside ? t.aside : t.in, block.group * job.group_units, *s, w);
+
+  // Else gcc 12 keeps sums on the stack for what follows.
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) keep_whole(sum[p][v]);
 
   const Epilogue& e = job.epilogue;
   F lo = splat(e.lo), hi = splat(e.hi);
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     int64_t channel = block.channel + v * M::kLanes;
-    F scale = load(job.minus_twice + channel), shift = load(e.shift + channel);
+    F scale = load((M::kCounts ? job.minus_twice : e.scale) + channel), shift = load(e.shift + channel);
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      F r = fma(to_floats(sum[p][v]), scale, shift);
+      F r = M::to_real(sum[p][v]);
+      if constexpr (M::kIntegers) r = mul(r, splat(t.scale[p]));
+      r = fma(r, scale, shift);
       if constexpr (kAdd) r = add(r, load(t.to[p].add + channel));
       r = at_most(at_least(r, lo), hi);
       if constexpr (kReal) store(t.to[p].real + channel, r);
-      if constexpr (kBits) M::template put_some_signs<V>(t.to[p].bits + block.channel / M::kUnitBits, v, r);
+      if constexpr (kBits) put_some_signs<V>(t.to[p].bits + block.channel / Bits::kUnitBits, v, r);
     }
   }
 }
 
 // Whether tiles of a job's whole blocks are for whole_tile().
+template <class M>
 inline bool ends_simply(const ConvJob& job) {
   const Epilogue& e = job.epilogue;
-  return job.start && job.n_epochs == 1 && !e.posts && !e.signs.base && (e.real.base || e.bits.base);
+  return (job.start || !M::kStarts) && e.scale && job.n_epochs == 1 && !e.posts && !e.signs.base && (e.real.base || e.bits.base);
 }
 
 template <class M, int P, int V>

@@ -121,7 +121,7 @@ void winograd_tile(const WinogradJob& job, const Block& block, const float* cons
   Segment all = {0, int32_t(steps), 1};
   const float* w = job.weights + block.channel * steps * kPoints;
   for (int k = 0; k < kPoints; ++k, w += steps * kBlock)
-    tile<Real, P, kAll>(cells, k * plane, w, &all, &all + 1, products + k * P * kBlock);
+    tile<Real, P, kAll>(cells, nullptr, k * plane, w, &all, &all + 1, products + k * P * kBlock);
   for (int c = 0; c < kBlock; c += R * kFloats) {
     Ending<R> ending(plain.epilogue, block.channel + c);
     for (int p = 0; p < P; ++p) {
