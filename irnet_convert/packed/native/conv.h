@@ -18,23 +18,26 @@ class Walk {
  public:
   Walk(const ConvJob& job, int64_t index) : job_(job) { start(Cursor(job.grid, index).next()); }
 
-  // What whole_tile() reads of them.
+  // A full tile, for whole_tile().
   template <class M>
-  void take_simply(Tile<M>& t, int64_t n) {
-    t.n = int(n);
-    Place place = place_;
+  void take_simply(Tile<M>& t) {
+    constexpr int n = M::kPixels;
+    int64_t x = place_.pixel.x;
+    t.n = n;
+    t.even = x + n <= job_.grid.w && (!M::kCounts || job_.column_class[x] == job_.column_class[x + n - 1]);
+    if (t.even) {
+      for (int i = 0; i < n; ++i) put(t, i, place_, in_ + i * job_.in.x, x, i);
+      in_ += n * job_.in.x;
+      return place_.next(job_.epilogue, n);
+    }
+    Place place = place_;  // in registers: a structure that was just written in parts is slow to copy
     const uint8_t* in = in_;
-    for (int i = 0; i < t.n; ++i) {
+    for (int i = 0; i < n; ++i) {
       if (place.pixel.x == job_.grid.w) {
         next_row(place.pixel);
         place = place_, in = in_;
       }
-      t.in[i] = reinterpret_cast<const typename M::Unit*>(in);
-      if constexpr (M::kCounts)
-        t.bias[i] = bias_ + job_.column_class[place.pixel.x] * job_.bias_stride;
-      else
-        t.scale[i] = scale_;
-      t.to[i].add = place.add, t.to[i].real = place.real, t.to[i].bits = place.bits;
+      put(t, i, place, in, place.pixel.x, 0);
       in += job_.in.x;
       place.next(job_.epilogue);
     }
@@ -44,7 +47,7 @@ class Walk {
   template <class M>
   void take(Tile<M>& t, int64_t n) {
     t.n = int(n);
-    Place place = place_;  // in registers: a structure that was just written in parts is slow to copy
+    Place place = place_;
     for (int i = 0; i < t.n; ++i) {
       if (place.pixel.x == job_.grid.w) {
         next_row(place.pixel);
@@ -61,6 +64,19 @@ class Walk {
   }
 
  private:
+  // Pixel i of a tile, in column x, whose results lie `after` pixels behind a place.
+  template <class M>
+  [[gnu::always_inline]] void put(Tile<M>& t, int i, const Place& place, const uint8_t* in, int64_t x, int after) {
+    const Epilogue& e = job_.epilogue;
+    t.in[i] = reinterpret_cast<const typename M::Unit*>(in);
+    t.add[i] = shifted(place.add, after * e.add.x);
+    t.real[i] = shifted(place.real, after * e.real.x);
+    t.bits[i] = shifted(place.bits, after * e.bits.x);
+    if constexpr (M::kCounts)
+      t.bias[i] = bias_ + job_.column_class[x] * job_.bias_stride;
+    else
+      t.scale[i] = scale_;
+  }
   void next_row(Pixel p) {
     p.x = 0;
     if (++p.y == job_.grid.h) p.y = 0, ++p.n;
@@ -233,9 +249,10 @@ void conv_range(const ConvJob& job, int64_t first, int64_t last, int64_t b0, int
   int64_t most = pairs ? 2 * (narrow ? M::kPairs : M::kWidePairs) : M::kPixels;
   Walk walk(job, first);
   Tile<M> t;
+  bool parts = false;  // whether some block is not for whole_tile()
   if constexpr (M::kWhole) {
     t.simple = ends_simply<M>(job);
-    for (Place& to : t.to) to.signs = nullptr;  // take_simply() leaves it, and narrow blocks read it
+    for (int64_t b = b0; b < b1; ++b) parts |= job.blocks[b].count != job.blocks[b].vectors * M::kLanes;
   }
   while (first < last) {
     int64_t left = last - first, tiles = (left + most - 1) / most;
@@ -243,10 +260,12 @@ void conv_range(const ConvJob& job, int64_t first, int64_t last, int64_t b0, int
     int64_t n = (left + tiles - 1) / tiles;
     if (pairs && n < left) n += n % 2;
     if (M::kWhole && t.simple) n = left < most ? left : most;
-    if (M::kWhole && t.simple && n == most)
-      walk.take_simply(t, n);
-    else
+    if (M::kWhole && t.simple && n == most) {
+      walk.take_simply(t);
+      if (parts) t.set_places();
+    } else {
       walk.take(t, n);
+    }
     if constexpr (M::kAside) t.copy(job);
     first += n;
     if constexpr (M::kPairs > 0) {

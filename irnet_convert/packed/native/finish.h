@@ -90,13 +90,13 @@ struct Place {
     signs = e.signs.base ? reinterpret_cast<float*>(at(e.signs, p)) : nullptr;
     bits = e.bits.base ? reinterpret_cast<Bits::Unit*>(at(e.bits, p)) : nullptr;
   }
-  // On to the next pixel of the row. The strides of a view that is absent are 0.
-  void next(const Epilogue& e) {
-    ++pixel.x;
-    add = shifted(add, e.add.x);
-    real = shifted(real, e.real.x);
-    signs = shifted(signs, e.signs.x);
-    bits = shifted(bits, e.bits.x);
+  // On along the row. The strides of a view that is absent are 0.
+  void next(const Epilogue& e, int n = 1) {
+    pixel.x += n;
+    add = shifted(add, n * e.add.x);
+    real = shifted(real, n * e.real.x);
+    signs = shifted(signs, n * e.signs.x);
+    bits = shifted(bits, n * e.bits.x);
   }
 };
 

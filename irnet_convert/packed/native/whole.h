@@ -27,15 +27,23 @@ template <class M>
 struct Tile {
   static constexpr int kMost = M::kPixels;
   int n = 0;
-  bool simple = false;  // see whole_tile
   const typename M::Unit* in[kMost];
   const int32_t* bias[kMost];
   float scale[kMost];  // ints: of the pixel's image
   Place to[kMost];
+  // For whole_tile(), in the place of `to`.
+  bool simple = false;
+  bool even = false;  // pixels of one row with one bias
+  const float* add[kMost];
+  float* real[kMost];
+  Bits::Unit* bits[kMost];
   // Copies of what is not read where it lies.
   alignas(4) typename M::Unit copies[kMost][M::kAside ? kMostAside : 1] = {};
   const typename M::Unit* aside[kMost];
 
+  void set_places() {
+    for (int i = 0; i < n; ++i) to[i].add = add[i], to[i].real = real[i], to[i].signs = nullptr, to[i].bits = bits[i];
+  }
   void copy(const ConvJob& job) {
     for (int i = 0; i < n; ++i) {
       aside[i] = copies[i];
@@ -59,14 +67,22 @@ inline void put_some_signs(Bits::Unit* to, int v, F r) {
 template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
 [[gnu::noinline]] void whole_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   typename M::Acc sum[P][V];
+  auto start = [&](int p, int v) {
+    if constexpr (!M::kStarts) return M::zero();
+    else return M::begin(job.start + (M::kCounts ? t.bias[p] - job.bias : 0) + block.channel + v * M::kLanes);
+  };
 #pragma GCC unroll 8
-  for (int p = 0; p < P; ++p)
+  for (int v = 0; v < V; ++v) {
+    typename M::Acc first = start(0, v);
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v)
-      if constexpr (M::kStarts)
-        sum[p][v] = M::begin(job.start + (M::kCounts ? t.bias[p] - job.bias : 0) + block.channel + v * M::kLanes);
-      else
-        sum[p][v] = M::zero();
+    for (int p = 0; p < P; ++p) sum[p][v] = first;
+  }
+  if (!t.even) {
+#pragma GCC unroll 8
+    for (int p = 1; p < P; ++p)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[p][v] = start(p, v);
+  }
   auto w = reinterpret_cast<const typename M::Weight*>(job.weights) + block.weights;
   for (const Segment *s = job.segments, *end = job.segments + job.epochs[0].last; s != end; ++s)
     w = add_steps<M, P, V>(sum, M::kAside && s->aside ? t.aside : t.in, block.group * job.group_units, *s, w);
@@ -88,10 +104,10 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
       F r = M::to_real(sum[p][v]);
       if constexpr (M::kIntegers) r = mul(r, splat(t.scale[p]));
       r = fma(r, scale, shift);
-      if constexpr (kAdd) r = add(r, load(t.to[p].add + channel));
+      if constexpr (kAdd) r = add(r, load(t.add[p] + channel));
       r = at_most(at_least(r, lo), hi);
-      if constexpr (kReal) store(t.to[p].real + channel, r);
-      if constexpr (kBits) put_some_signs<V>(t.to[p].bits + block.channel / Bits::kUnitBits, v, r);
+      if constexpr (kReal) store(t.real[p] + channel, r);
+      if constexpr (kBits) put_some_signs<V>(t.bits[p] + block.channel / Bits::kUnitBits, v, r);
     }
   }
 }
