@@ -52,18 +52,6 @@ struct Tile {
   }
 };
 
-// The signs of vector v of V; a single one fills half a unit.
-template <int V>
-inline void put_some_signs(Bits::Unit* to, int v, F r) {
-  static_assert(V > 0 && kFloats == 16 && Bits::kUnitBits == 32);
-  if constexpr (V == 1) {
-    *to = Bits::Unit(signs(r));
-  } else {
-    uint16_t bits = uint16_t(signs(r));
-    __builtin_memcpy(reinterpret_cast<uint8_t*>(to) + v * sizeof bits, &bits, sizeof bits);
-  }
-}
-
 template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
 [[gnu::noinline]] void whole_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   typename M::Acc sum[P][V];
@@ -95,19 +83,28 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
 
   const Epilogue& e = job.epilogue;
   F lo = splat(e.lo), hi = splat(e.hi);
+  constexpr int R = V < 2 ? V : 2;  // vectors at once: a unit of bits
 #pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) {
+  for (int v = 0; v < V; v += R) {
     int64_t channel = block.channel + v * M::kLanes;
-    F scale = load((M::kCounts ? job.minus_twice : e.scale) + channel), shift = load(e.shift + channel);
+    F scale[R], shift[R], r[R];
+#pragma GCC unroll 2
+    for (int i = 0; i < R; ++i) {
+      scale[i] = load((M::kCounts ? job.minus_twice : e.scale) + channel + i * M::kLanes);
+      shift[i] = load(e.shift + channel + i * M::kLanes);
+    }
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      F r = M::to_real(sum[p][v]);
-      if constexpr (M::kIntegers) r = mul(r, splat(t.scale[p]));
-      r = fma(r, scale, shift);
-      if constexpr (kAdd) r = add(r, load(t.add[p] + channel));
-      r = at_most(at_least(r, lo), hi);
-      if constexpr (kReal) store(t.real[p] + channel, r);
-      if constexpr (kBits) put_some_signs<V>(t.bits[p] + block.channel / Bits::kUnitBits, v, r);
+#pragma GCC unroll 2
+      for (int i = 0; i < R; ++i) {
+        r[i] = M::to_real(sum[p][v + i]);
+        if constexpr (M::kIntegers) r[i] = mul(r[i], splat(t.scale[p]));
+        r[i] = fma(r[i], scale[i], shift[i]);
+        if constexpr (kAdd) r[i] = add(r[i], load(t.add[p] + channel + i * M::kLanes));
+        r[i] = at_most(at_least(r[i], lo), hi);
+        if constexpr (kReal) store(t.real[p] + channel + i * M::kLanes, r[i]);
+      }
+      if constexpr (kBits) put_signs<Bits>(t.bits[p] + channel / Bits::kUnitBits, r);
     }
   }
 }
