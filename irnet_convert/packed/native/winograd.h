@@ -94,7 +94,8 @@ inline void transform_rows(const WinogradJob& job, const uint8_t* first, int64_t
 }
 
 // A' and the epilogue, for the outputs of one tile in R vectors of channels; m: products, a point every `step`.
-template <int R>
+// kSimple: a multiply-add, a clamp and floats; what finish() asks of each output is known then.
+template <int R, bool kSimple>
 inline void finish_outputs(const Epilogue& e, const Ending<R>& ending, Place& to, int outputs, const float* m,
                            int64_t step, int64_t channel) {
   F y[kOutputs][R];
@@ -108,7 +109,15 @@ inline void finish_outputs(const Epilogue& e, const Ending<R>& ending, Place& to
     y[2][i] = times(4.0f, two, times(0.25f, halves, ones));
     y[3][i] = times(8.0f, two, times(0.125f, half, add(one, product(6))));
   }
-  for (int k = 0; k < outputs; ++k, to.next(e)) finish(e, ending, to, y[k], channel, R * kFloats);
+  if constexpr (kSimple) {
+    for (int k = 0; k < outputs; ++k)
+      for (int i = 0; i < R; ++i) {
+        F r = fma(y[k][i], ending.scale[i], ending.shift[i]);
+        store(shifted(to.real, k * e.real.x) + channel + i * kFloats, at_most(at_least(r, ending.lo), ending.hi));
+      }
+  } else {
+    for (int k = 0; k < outputs; ++k, to.next(e)) finish(e, ending, to, y[k], channel, R * kFloats);
+  }
 }
 
 template <int P>
@@ -117,17 +126,22 @@ void winograd_tile(const WinogradJob& job, const Block& block, const float* cons
   constexpr int kAll = Real::kVectors, kBlock = kAll * kFloats, R = kAll < kWide ? kAll : kWide;
   alignas(64) float products[kPoints * P * kBlock];
   const ConvJob& plain = job.plain;
+  const Epilogue& e = plain.epilogue;
+  bool simple = e.scale && !e.add.base && !e.posts && !e.bits.base && !e.signs.base;
   int64_t steps = job.kernel_rows * job.cell;
   Segment all = {0, int32_t(steps), 1};
   const float* w = job.weights + block.channel * steps * kPoints;
   for (int k = 0; k < kPoints; ++k, w += steps * kBlock)
     tile<Real, P, kAll>(cells, nullptr, k * plane, w, &all, &all + 1, products + k * P * kBlock);
   for (int c = 0; c < kBlock; c += R * kFloats) {
-    Ending<R> ending(plain.epilogue, block.channel + c);
-    for (int p = 0; p < P; ++p) {
-      Place to = places[p];
-      finish_outputs<R>(plain.epilogue, ending, to, outputs[p], products + p * kBlock + c, P * kBlock, block.channel + c);
-    }
+    Ending<R> ending(e, block.channel + c);
+    auto finish_all = [&](auto simple) {
+      for (int p = 0; p < P; ++p) {
+        Place to = places[p];
+        finish_outputs<R, simple>(e, ending, to, outputs[p], products + p * kBlock + c, P * kBlock, block.channel + c);
+      }
+    };
+    simple ? finish_all(std::true_type()) : finish_all(std::false_type());
   }
 }
 
