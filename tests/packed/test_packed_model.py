@@ -232,59 +232,6 @@ def test_packing_leaves_the_model_as_it_was(model: nn.Module) -> None:
         torch.testing.assert_close(found(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda m: nn.Conv2d(3, 3, 3), "no binary layer"),
-        (lambda m: "resnet18", "a str"),
-        (lambda m: copy.deepcopy(m).to("meta"), "meta"),
-    ],
-)
-def test_models_that_cannot_be_packed(model: nn.Module, make: Any, says: str) -> None:
-    with pytest.raises(PackError, match=says):
-        pack(make(model), example_input=torch.zeros(1, 3, 8, 8))
-
-
-def test_packed_twice_and_other_errors(model: nn.Module, packed: PackedModel) -> None:
-    with pytest.raises(PackError, match="packed already"):
-        pack(packed, example_input=torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ArgumentError, match="float64"):
-        pack(model, example_input=torch.zeros(1, 3, 8, 8), real_dtype=torch.float64)
-    broken = copy.deepcopy(model)
-    with torch.no_grad():
-        broken.conv.weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(PackError, match="the weights of conv are not finite"):
-        pack(broken, example_input=torch.zeros(1, 3, 8, 8))
-
-
-class Unexportable(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = BinaryLinear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) if x.sum() > 0 else x
-
-
-def test_a_forward_that_export_cannot_follow() -> None:
-    with pytest.raises(PackError, match="cannot follow Unexportable"):
-        pack(Unexportable(), example_input=torch.ones(2, 8))
-
-
-class Forbidden(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = BinaryLinear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.svdvals(self.layer(x))
-
-
-def test_an_operator_outside_of_the_table() -> None:
-    with pytest.raises(PackError, match="svd"):
-        pack(Forbidden(), example_input=torch.ones(8, 8))
-
-
 class Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()
