@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from irnet_convert.packed.steps import (
     Affine,
     AvgPool,
     BinaryConv,
+    Clamp,
     ConstSpec,
     Conv,
     MaxPool,
@@ -108,6 +110,23 @@ def test_a_stem_is_filtered(isa: str) -> None:
     weight, x = torch.randint(-4, 5, (64, 3, 7, 7)).float(), torch.randint(-4, 5, (1, 3, 64, 64)).float()
     found = ran(program_of(weight, STEM), weight, x, isa)[0]
     assert not torch.equal(found.double(), conv64(x, weight, STEM))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "x", [torch.randn(1, 3, 33, 50), torch.full((1, 3, 33, 50), torch.nan)], ids=["", "nan"]
+)
+def test_a_clamp_behind_a_filtered_stem(x: Tensor, isa: str) -> None:
+    """Cuts what comes out without it; NaN stays."""
+    torch.manual_seed(0)
+    weight = weights_of(3, STEM)
+    program = program_of(weight, STEM)
+    clamped = replace(program.steps[0], post=(*program.steps[0].post, Clamp(min=-3.0, max=5.0)))
+    cut = replace(program, steps=(clamped,))
+    (plain,) = ran(program, weight, x, isa)
+    (found,) = ran(cut, weight, x, isa)
+    torch.testing.assert_close(found, plain.clamp(-3, 5), rtol=0, atol=0, equal_nan=True)
+    assert found.isnan().all() or ((found == -3).any() and (found == 5).any())
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -14,7 +14,16 @@ from irnet_convert.packed.bits import pack_bits
 from irnet_convert.packed.blob import make_blob
 from irnet_convert.packed.engine import Plan
 from irnet_convert.packed.reference import run_reference
-from irnet_convert.packed.steps import BinaryConv, BinaryLinear, ConstSpec, Program, ValueSpec
+from irnet_convert.packed.steps import (
+    Add,
+    Affine,
+    BinaryConv,
+    BinaryLinear,
+    Clamp,
+    ConstSpec,
+    Program,
+    ValueSpec,
+)
 
 ISAS = engine.available_isas()
 RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -55,6 +64,41 @@ def conv_program(in_channels: int, out_channels: int, kernel: int, **more) -> Pr
         steps=(BinaryConv(input=0, weight=0, **more),),
         outputs=(1,),
     )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("outputs", [(2,), (1, 2), (1,)])
+@pytest.mark.parametrize("out", [64, 32, 16, 96, 70])
+@pytest.mark.parametrize("width", [5, 6, 12, 23])
+def test_layers_with_what_follows_them_are_exact(
+    width: int, out: int, outputs: tuple[int, ...], isa: str
+) -> None:
+    """A multiply-add, a shortcut and a clamp, read as signs, as numbers and as both, in rows of many widths."""
+    torch.manual_seed(0)
+    constants = {
+        "w": torch.randn(out, out, 3, 3), "scale": torch.randn(out), "shift": torch.randn(out),
+        "next": torch.randn(8, out, 1, 1),
+    }  # fmt: skip
+    if outputs == (1,):
+        del constants["next"]
+    post = (Affine(scale=1, shift=2), Add(value=0), Clamp(min=-4.0, max=8.0))
+    steps = (BinaryConv(input=0, weight=0, padding=(1, 1, 1, 1), post=post), BinaryConv(input=1, weight=3))
+    program = Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=out),),
+        constants=tuple(
+            ConstSpec(name=name, dtype="bits" if value.ndim == 4 else "f32", shape=tuple(value.shape))
+            for name, value in constants.items()
+        ),
+        steps=steps[: len(constants) - 2],
+        outputs=outputs,
+    )
+    packed = {name: pack_bits(value) if value.ndim == 4 else value for name, value in constants.items()}
+    blob = make_blob(program, packed)
+    x = torch.randn(2, out, 7, width)
+    want = run_reference(program, blob, [x])
+    for threads in (1, 2):
+        for ours, theirs in zip(Plan(program, blob, isa).run([x], threads=threads), want, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("isa", ISAS)

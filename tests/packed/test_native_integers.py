@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ from irnet_convert.packed.steps import (
 )
 
 ISAS = engine.available_isas()
-#: Channels, kernel, stride, dilation. In the first half the rows' ends are taken together (8 bits): rows of
+#: Channels, kernel, stride, dilation. In the first eight the rows' ends are taken together (8 bits): rows of
 #: bytes that are not whole fours, where that saves a step.
 WINDOWS = [
     (3, (7, 7), (2, 2), (1, 1)),
@@ -33,6 +35,7 @@ WINDOWS = [
     (2, (3, 3), (1, 1), (1, 1)),
     (1, (4, 6), (2, 1), (2, 1)),
     (5, (5, 1), (1, 1), (1, 1)),
+    (3, (16, 3), (1, 1), (1, 1)),  # as many as are taken together at most
     (5, (3, 3), (1, 1), (1, 1)),
     (3, (1, 7), (1, 1), (1, 1)),
     (1, (3, 3), (1, 1), (1, 1)),
@@ -74,8 +77,8 @@ def same(bits: int, out: int, window: tuple, post: tuple, *after: Step, isa: str
         outputs=outputs,
     )  # fmt: skip
     blob = make_blob(program, constants)
-    x = torch.randn(2, inner, 19, 23)
-    for threads in (1, 2):
+    for width, threads in itertools.product((23, 27), (1, 2)):
+        x = torch.randn(2, inner, 19, width)
         found = Plan(program, blob, isa).run([x], threads=threads)
         for ours, theirs in zip(found, run_reference(program, blob, [x]), strict=True):
             assert torch.equal(ours, theirs)
@@ -84,21 +87,22 @@ def same(bits: int, out: int, window: tuple, post: tuple, *after: Step, isa: str
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-def test_windows(window: tuple, bits: int, isa: str) -> None:
-    same(bits, 64, window, ENDINGS["a multiply-add"], isa=isa)
+@pytest.mark.parametrize("out", [64, 40])
+def test_windows(out: int, window: tuple, bits: int, isa: str) -> None:
+    same(bits, out, window, ENDINGS["a multiply-add"], isa=isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("out", [64, 16, 48, 128, 150, 7])
+@pytest.mark.parametrize("out", [64, 32, 16, 96, 48, 128, 150, 7])
 def test_endings(out: int, ending: str, bits: int, isa: str) -> None:
     same(bits, out, WINDOWS[0], ENDINGS[ending], isa=isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("out", [64, 16, 48, 150])
+@pytest.mark.parametrize("out", [64, 32, 16, 48, 150])
 @pytest.mark.parametrize("outputs", [(2,), (1, 2)])
 def test_signs(outputs: tuple[int, ...], out: int, bits: int, isa: str) -> None:
     """Read as signs, alone or beside the numbers."""

@@ -11,8 +11,8 @@
 namespace irn::IRN_ISA {
 
 template <class M>
-using TileFunction = void (*)(const typename M::Unit* const*, const typename M::Unit* const*, int64_t, const typename M::Weight*,
-                              const Segment*, const Segment*, typename M::Count*);
+using TileFunction = void (*)(const typename M::Unit* const*, const typename M::Unit* const*, int64_t,
+                              const typename M::Weight*, const Segment*, const Segment*, typename M::Count*);
 
 template <class M>
 inline I whole_sum(const ConvJob& job, const int32_t* counts, int64_t channel) {
@@ -109,7 +109,8 @@ void conv_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   }
   int64_t first_unit = block.group * job.group_units;
   auto run = [&](const Epoch& e) {
-    kTiles[t.n - 1](t.in, t.aside, first_unit, weights + e.step * kBlock, job.segments + e.first, job.segments + e.last, counts);
+    kTiles[t.n - 1](t.in, t.aside, first_unit, weights + e.step * kBlock, job.segments + e.first,
+                    job.segments + e.last, counts);
   };
   if constexpr (M::kCounts) {
     if (job.n_epochs > 1) {

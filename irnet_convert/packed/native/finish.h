@@ -90,7 +90,7 @@ struct Place {
     signs = e.signs.base ? reinterpret_cast<float*>(at(e.signs, p)) : nullptr;
     bits = e.bits.base ? reinterpret_cast<Bits::Unit*>(at(e.bits, p)) : nullptr;
   }
-  // On along the row. The strides of a view that is absent are 0.
+  // n pixels on along the row. The strides of a view that is absent are 0.
   void next(const Epilogue& e, int n = 1) {
     pixel.x += n;
     add = shifted(add, n * e.add.x);

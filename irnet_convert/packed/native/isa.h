@@ -10,7 +10,7 @@ namespace irn::IRN_ISA {
 template <class M>
 constexpr CoreShape shape_of(int64_t unit_bits, int64_t max_total) {
   return {M::kLanes, M::kVectors, kNarrow<M>, sizeof(typename M::Unit), sizeof(typename M::Weight),
-          unit_bits, M::kStep, M::kMaxSteps, max_total, M::kStarts};
+          unit_bits, M::kStep, M::kMaxSteps, max_total, M::kBegins};
 }
 
 inline void put_bits(uint8_t* vector, int64_t lane, uint32_t unit) {

@@ -25,7 +25,6 @@ void set_post(Output& out) {
   if (op != end && op->kind == PostKind::kAffine) e.scale = op->a, e.shift = op->b, ++op;
   if (op != end && op->kind == PostKind::kAdd) e.add = op->value, ++op;
   if (op != end && op->kind == PostKind::kClamp) e.clamp = true, e.lo = op->lo, e.hi = op->hi, ++op;
-  if (!e.clamp) e.lo = -__builtin_inff(), e.hi = __builtin_inff();
   e.post = op;
   e.posts = end - op;
 }

@@ -42,7 +42,7 @@ struct Epilogue {
   const float* shift = nullptr;
   View add;
   bool clamp = false;
-  float lo = 0, hi = 0;
+  float lo = -__builtin_inff(), hi = __builtin_inff();  // what they are where there is no clamp
   const PostOp* post = nullptr;
   int64_t posts = 0;
   View real, signs, bits;
@@ -55,7 +55,7 @@ struct Grid {
 
 // A stretch of steps that is contiguous in a channels-last buffer, such as one row of a kernel.
 struct Segment {
-  int64_t offset;  // from the pixel's first unit, in units
+  int64_t offset;  // from the pixel's first unit, in units; of what lies aside from the first of that
   int32_t steps;
   int32_t flush;  // 1: narrow sums could overflow after this one
   bool aside = false;  // its steps are of what ConvJob::aside names
@@ -206,6 +206,7 @@ struct Kernels {
   double (*measure)(int64_t repeats);  // binary multiply-adds of so many rounds, run
 };
 
+// ConvJob::n_aside at most; whole steps.
 constexpr int64_t kMostAside = 16;
 
 // Channels of an image, as opposed to a map.

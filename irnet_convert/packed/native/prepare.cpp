@@ -148,6 +148,7 @@ void pack_ints(Prepared& p, const Weights& weights, int64_t runs, int64_t length
 // all rows fill fewer: of 7 rows of 21 bytes, which are 42 fours, 35 fours and 2 of what is left.
 int64_t left_aside(int64_t runs, int64_t length, int64_t step) {
   int64_t left = length % step, all = runs * left;
+  // Some whole steps must remain: a row of none has no segment.
   bool fewer = length > step && runs * (length / step) + ceil_div(all, step) < runs * ceil_div(length, step);
   return fewer && all <= kMostAside ? left : 0;
 }

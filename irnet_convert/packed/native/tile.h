@@ -16,7 +16,7 @@ struct Real {
   using Acc = F;
   using Act = F;
   static constexpr bool kCounts = false, kIntegers = false;
-  static constexpr bool kStarts = false, kWhole = false, kAside = false;
+  static constexpr bool kBegins = false, kWhole = false, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 1, kLanes = kFloats, kMaxSteps = 1 << 30;
@@ -26,7 +26,6 @@ struct Real {
   static Vec weights(const Weight* p) { return load(p); }
   static Act activation(const Unit* p) { return splat(*p); }
   static Acc step(Acc sum, Act x, Vec w) { return madd(x, w, sum); }
-  static F to_real(Acc sum) { return sum; }
   static int lane(int c) { return c; }
   template <bool kFirst>
   static void flush(Acc sum, Count* to) {
@@ -44,7 +43,7 @@ struct Ints {
   using Acc = I;
   using Act = I;
   static constexpr bool kCounts = false, kIntegers = true;
-  static constexpr bool kStarts = false, kWhole = kWholeTiles, kAside = false;
+  static constexpr bool kBegins = false, kWhole = kWholeTiles, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kUnitBits = 16, kStep = 2, kLanes = kFloats, kMaxSteps = 1 << 30;
   static constexpr int kPixels = kRealPixels, kVectors = kRealVectors;
@@ -69,7 +68,7 @@ struct Ints {
 // they have no sign; sums begin at -128 times the sum of a channel's weights.
 struct Bytes : Ints {
   using Unit = uint8_t;
-  static constexpr bool kOffset = true, kStarts = true, kAside = true;
+  static constexpr bool kOffset = true, kBegins = true, kAside = true;
   static constexpr int kUnitBits = 8, kStep = 4;
 
   static Acc begin(const Count* at) { return load_ints(at); }
@@ -115,12 +114,12 @@ template <class M, int P, int V>
   return w;
 }
 
-// Writes counts[P][V * lanes]; reads from `first_unit` of each pixel on. Not inlined: with an epilogue around
-// it gcc spills the sums.
+// Writes counts[P][V * lanes]; reads from `first_unit` of each pixel on, and what lies `aside`. Not inlined: with an
+// epilogue around it gcc spills the sums.
 template <class M, int P, int V>
-[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, const typename M::Unit* const* aside, int64_t first_unit,
-                            const typename M::Weight* w, const Segment* segment, const Segment* end,
-                            typename M::Count* counts) {
+[[gnu::noinline]] void tile(const typename M::Unit* const* pixels, const typename M::Unit* const* aside,
+                            int64_t first_unit, const typename M::Weight* w, const Segment* segment,
+                            const Segment* end, typename M::Count* counts) {
   typename M::Acc sum[P][V];
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p)

@@ -97,7 +97,7 @@ struct Bits {
   using Act = __m256i;
   static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = true;
   // Pairs of pixels in a tile of one and of two vectors: with more no register is left for sums on their way.
-  static constexpr bool kStarts = false, kWhole = false, kAside = false;
+  static constexpr bool kBegins = false, kWhole = false, kAside = false;
   static constexpr int kPairs = 3, kWidePairs = 2;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 4, kLanes = 32, kJoin = 16, kMaxSteps = 63;  // 63 * 4 fits in a byte

@@ -103,7 +103,7 @@ struct Bits {
   using Acc = __m512i;
   using Act = __m512i;
   static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = false;
-  static constexpr bool kStarts = true, kWhole = true, kAside = false;
+  static constexpr bool kBegins = true, kWhole = kWholeTiles, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 32, kLanes = 16, kMaxSteps = 1 << 30;

@@ -63,7 +63,7 @@ struct Bits {
   using Acc = uint8x16_t;
   using Act = uint8x16_t;
   static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = false;
-  static constexpr bool kStarts = false, kWhole = false, kAside = false;
+  static constexpr bool kBegins = false, kWhole = false, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
   static constexpr int kUnitBits = 8, kLanes = 16, kMaxSteps = 31;  // 31 * 8 fits in a byte

@@ -13,6 +13,7 @@ class Walk {
   template <class M>
   void take_simply(Tile<M>& t) {
     constexpr int n = M::kPixels;
+    if (place_.pixel.x == job_.grid.w) next_row(place_.pixel);
     int64_t x = place_.pixel.x;
     t.n = n;
     t.even = x + n <= job_.grid.w && (!M::kCounts || job_.column_class[x] == job_.column_class[x + n - 1]);

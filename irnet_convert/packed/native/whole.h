@@ -12,16 +12,6 @@
 
 namespace irn::IRN_ISA {
 
-// The compiler must assume that x changed.
-template <class T>
-[[gnu::always_inline]] inline void keep_whole(T& x) {
-#ifdef IRN_SIMDE
-  asm volatile("" : "+m"(x));
-#else
-  asm volatile("" : "+v"(x));
-#endif
-}
-
 // The pixels of one tile: where their windows start, and where their results go.
 template <class M>
 struct Tile {
@@ -33,11 +23,12 @@ struct Tile {
   Place to[kMost];
   // For whole_tile(), in the place of `to`.
   bool simple = false;
-  bool even = false;  // pixels of one row with one bias
+  bool even = false;  // pixels of one row; of bits with one bias
   const float* add[kMost];
   float* real[kMost];
   Bits::Unit* bits[kMost];
-  // Copies of what is not read where it lies.
+  // Bytes: what ConvJob::aside names, for the segment that is of it.
+  static_assert(kMostAside % 4 == 0);  // whole steps are read
   alignas(4) typename M::Unit copies[kMost][M::kAside ? kMostAside : 1] = {};
   const typename M::Unit* aside[kMost];
 
@@ -56,7 +47,7 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
 [[gnu::noinline]] void whole_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   typename M::Acc sum[P][V];
   auto start = [&](int p, int v) {
-    if constexpr (!M::kStarts) return M::zero();
+    if constexpr (!M::kBegins) return M::zero();
     else return M::begin(job.start + (M::kCounts ? t.bias[p] - job.bias : 0) + block.channel + v * M::kLanes);
   };
 #pragma GCC unroll 8
@@ -65,11 +56,13 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) sum[p][v] = first;
   }
-  if (!t.even) {
+  if constexpr (M::kCounts) {
+    if (!t.even) {
 #pragma GCC unroll 8
-    for (int p = 1; p < P; ++p)
+      for (int p = 1; p < P; ++p)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[p][v] = start(p, v);
+        for (int v = 0; v < V; ++v) sum[p][v] = start(p, v);
+    }
   }
   auto w = reinterpret_cast<const typename M::Weight*>(job.weights) + block.weights;
   for (const Segment *s = job.segments, *end = job.segments + job.epochs[0].last; s != end; ++s)
@@ -79,23 +72,24 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) keep_whole(sum[p][v]);
+    for (int v = 0; v < V; ++v) keep(sum[p][v]);
 
   const Epilogue& e = job.epilogue;
   F lo = splat(e.lo), hi = splat(e.hi);
-  constexpr int R = V < 2 ? V : 2;  // vectors at once: a unit of bits
+  constexpr int kUnit = Bits::kUnitBits / kFloats, R = V < kUnit ? V : kUnit;  // vectors at once: a unit of bits
+  static_assert(V % R == 0);
 #pragma GCC unroll 8
   for (int v = 0; v < V; v += R) {
     int64_t channel = block.channel + v * M::kLanes;
     F scale[R], shift[R], r[R];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int i = 0; i < R; ++i) {
       scale[i] = load((M::kCounts ? job.minus_twice : e.scale) + channel + i * M::kLanes);
       shift[i] = load(e.shift + channel + i * M::kLanes);
     }
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int i = 0; i < R; ++i) {
         r[i] = M::to_real(sum[p][v + i]);
         if constexpr (M::kIntegers) r[i] = mul(r[i], splat(t.scale[p]));
@@ -113,7 +107,8 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
 template <class M>
 inline bool ends_simply(const ConvJob& job) {
   const Epilogue& e = job.epilogue;
-  return (job.start || !M::kStarts) && e.scale && job.n_epochs == 1 && !e.posts && !e.signs.base && (e.real.base || e.bits.base);
+  bool begins = job.start || !M::kBegins;
+  return begins && e.scale && job.n_epochs == 1 && !e.posts && !e.signs.base && (e.real.base || e.bits.base);
 }
 
 template <class M, int P, int V>

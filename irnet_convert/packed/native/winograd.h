@@ -135,10 +135,10 @@ void winograd_tile(const WinogradJob& job, const Block& block, const float* cons
     tile<Real, P, kAll>(cells, nullptr, k * plane, w, &all, &all + 1, products + k * P * kBlock);
   for (int c = 0; c < kBlock; c += R * kFloats) {
     Ending<R> ending(e, block.channel + c);
-    auto finish_all = [&](auto simple) {
+    auto finish_all = [&](auto simply) {
       for (int p = 0; p < P; ++p) {
         Place to = places[p];
-        finish_outputs<R, simple>(e, ending, to, outputs[p], products + p * kBlock + c, P * kBlock, block.channel + c);
+        finish_outputs<R, simply>(e, ending, to, outputs[p], products + p * kBlock + c, P * kBlock, block.channel + c);
       }
     };
     simple ? finish_all(std::true_type()) : finish_all(std::false_type());
