@@ -73,7 +73,7 @@ def conv_program(in_channels: int, out_channels: int, kernel: int, **more) -> Pr
 def test_layers_with_what_follows_them_are_exact(
     width: int, out: int, outputs: tuple[int, ...], isa: str
 ) -> None:
-    """A multiply-add, a shortcut and a clamp, read as signs, as numbers and as both, in rows of many widths."""
+    """A multiply-add, a shortcut and a clamp, read as signs, as numbers and both, in rows of many widths."""
     torch.manual_seed(0)
     constants = {
         "w": torch.randn(out, out, 3, 3), "scale": torch.randn(out), "shift": torch.randn(out),
