@@ -22,7 +22,7 @@ from irnet_convert.errors import ArgumentError, NativeError, UnknownNameError, n
 from irnet_convert.native import ISA_VARIABLE, ISAS, library_file
 from irnet_convert.packed.check import maps_among_outputs
 from irnet_convert.packed.encode import encode
-from irnet_convert.packed.library import REMEDY, Library
+from irnet_convert.packed.library import REMEDY, Library, described
 from irnet_convert.packed.steps import Program, parse_program
 
 #: Most plans that are kept.
@@ -97,6 +97,16 @@ def measure_limit(isa: str | None = None, seconds: float = 0.2) -> float:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """Of calls with one input and one output: what those of an input like this have in common."""
+
+    x: bytes  # described
+    y: bytes
+    shape: tuple[int, ...]  # of y
+    memory_format: torch.memory_format
+
+
 class Plan:
     """A program ready to run on one instruction set.
 
@@ -123,6 +133,7 @@ class Plan:
         self._outputs = len(program.outputs)
         self._maps = maps_among_outputs(program)
         self._shapes: dict[tuple[torch.Size, ...], list[tuple[int, ...]]] = {}
+        self._known: dict[tuple[torch.Size, tuple[int, ...], torch.memory_format], _Known] = {}
         self._plan = native.create(encode(program), blob, self.isa)
         weakref.finalize(self, native.free, self._plan)
 
@@ -150,18 +161,20 @@ class Plan:
             ArgumentError: inputs that the program does not take.
         """
         threads = threads or torch.get_num_threads()
+        # Small networks take a few hundred microseconds: this is for them.
+        if times is None and len(inputs) == 1 and inputs[0].dtype is torch.float32:
+            x = inputs[0]
+            known = self._known.get((x.shape, x.stride(), maps))
+            if known:
+                y = _empty(known.shape, known.memory_format)
+                self._native.run_again(self._plan, x.data_ptr(), known.x, y.data_ptr(), known.y, threads)
+                return [y]
         given = [
             x.float().contiguous() if rows else x.float() for x, rows in zip(inputs, self._rows, strict=True)
         ]
         try:
-            # Whatever torch's default dtype and device are: the kernels write float32 there.
             outputs = [
-                torch.empty(
-                    shape,
-                    dtype=torch.float32,
-                    device="cpu",
-                    memory_format=maps if is_map else torch.contiguous_format,
-                )
+                _empty(shape, maps if is_map else torch.contiguous_format)
                 for shape, is_map in zip(self._output_shapes(given), self._maps, strict=True)
             ]
             self._native.run(self._plan, given, outputs, threads, times)
@@ -170,6 +183,12 @@ class Plan:
                 error.given, expected="inputs of the shapes that the packed model was made for",
                 mend="pass an input of the size that the model was packed with",
             ) from error  # fmt: skip
+        if len(given) == len(outputs) == 1 and given[0] is inputs[0] and len(self._known) < MAX_PLANS:
+            x, y = given[0], outputs[0]
+            self._known[x.shape, x.stride(), maps] = _Known(
+                x=described(x), y=described(y), shape=tuple(y.shape),
+                memory_format=maps if self._maps[0] else torch.contiguous_format,
+            )  # fmt: skip
         return outputs
 
     def bytes(self) -> int:
@@ -184,6 +203,11 @@ class Plan:
             if len(self._shapes) < MAX_PLANS:
                 self._shapes[key] = shapes
         return shapes
+
+
+def _empty(shape: tuple[int, ...], memory_format: torch.memory_format) -> Tensor:
+    """Whatever torch's default dtype and device are: the kernels write float32 there."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=memory_format)
 
 
 @dataclass(frozen=True, kw_only=True)

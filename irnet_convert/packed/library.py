@@ -27,8 +27,9 @@ class _Tensor(ctypes.Structure):
     )
 
 
-#: The same structure, for what is only read.
-_TENSOR = struct.Struct(f"@Pq{_MAX_RANK}q{_MAX_RANK}q")
+#: The same structure, for what is only read: as bytes, which are made faster than ctypes' structures.
+_ADDRESS = struct.Struct("@P")
+_DESCRIPTION = struct.Struct(f"@q{_MAX_RANK}q{_MAX_RANK}q")
 
 
 class Library:
@@ -118,6 +119,13 @@ class Library:
             threads, address, size,
         )  # fmt: skip
 
+    def run_again(self, plan: int, x: int, like_x: bytes, y: int, like_y: bytes, threads: int) -> None:
+        """:meth:`run` for one input and one output, at these addresses, whose :func:`described` is known."""
+        self._check(
+            self._c.irn_plan_run, plan, _ADDRESS.pack(x) + like_x, 1, _ADDRESS.pack(y) + like_y, 1, threads,
+            None, 0,
+        )  # fmt: skip
+
     def _check(self, function, *arguments: object) -> None:
         message = (c_char * 512)()
         if function(*arguments, message, len(message)):
@@ -129,17 +137,23 @@ class Library:
 
 
 def _tensors(tensors: Sequence[Tensor]) -> bytes:
-    """An array of irn_tensor that is read only: as bytes, which are made faster than ctypes' structures."""
-    found = b""
-    for tensor in tensors:
-        rank = tensor.dim()
-        if rank > _MAX_RANK:
-            raise NativeError(
-                f"a tensor of {rank} dimensions", expected=f"at most {_MAX_RANK}", mend="flatten some of them"
-            )
-        rest = (0,) * (_MAX_RANK - rank)
-        found += _TENSOR.pack(tensor.data_ptr(), rank, *tensor.shape, *rest, *tensor.stride(), *rest)
-    return found
+    """An array of irn_tensor."""
+    return b"".join(_ADDRESS.pack(tensor.data_ptr()) + described(tensor) for tensor in tensors)
+
+
+def described(tensor: Tensor) -> bytes:
+    """An irn_tensor but for the address.
+
+    Raises:
+        NativeError: it has too many dimensions.
+    """
+    rank = tensor.dim()
+    if rank > _MAX_RANK:
+        raise NativeError(
+            f"a tensor of {rank} dimensions", expected=f"at most {_MAX_RANK}", mend="flatten some of them"
+        )
+    rest = (0,) * (_MAX_RANK - rank)
+    return _DESCRIPTION.pack(rank, *tensor.shape, *rest, *tensor.stride(), *rest)
 
 
 def _declare(c: ctypes.CDLL) -> ctypes.CDLL:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from irnet_convert import BinaryConv2d
+from irnet_convert.errors import ArgumentError
 from irnet_convert.packed import PackedModel, ops, pack
 
 
@@ -95,3 +96,39 @@ def test_a_blob_whose_storage_changed_gets_another_plan(whole: PackedModel) -> N
     assert torch.equal(one(x), want)
     assert torch.equal(one(x.half()), other(x.half()))
     assert torch.equal(one(x), want)
+
+
+def test_a_call_like_the_last_is_one_like_any_other(whole: PackedModel) -> None:
+    """What is known of the last one's input is neither used for another, nor instead of a check."""
+    torch.manual_seed(0)
+    for x in (torch.randn(2, 3, 8, 8), torch.randn(5, 3, 8, 8)):
+        want = whole.body(x)
+        for _ in range(3):
+            for given in (x, x.contiguous(memory_format=torch.channels_last), x.flip(3).flip(3)):
+                assert torch.equal(whole(given), want)
+        columns = x.transpose(2, 3).contiguous()
+        assert torch.equal(whole(columns.transpose(2, 3)), want)
+        assert torch.equal(whole(columns), whole.body(columns))
+        assert torch.equal(whole(x.half()), whole.body(x.half().float()).half())
+    twin = whole(x)
+    assert twin.data_ptr() != whole(x).data_ptr()
+    for wrong in (x[:, :, :7], x[:, :2], x.double(), x.to("meta"), x.clone().requires_grad_(), x[0]):
+        with pytest.raises(ArgumentError):
+            whole(wrong)
+    with torch.no_grad():
+        assert torch.equal(whole(x.clone().requires_grad_()), twin)
+
+
+def test_networks_of_one_program_and_other_blobs(whole: PackedModel) -> None:
+    """A copy that was moved, or whose constants were written to, is not the network that it was."""
+    x = torch.randn(2, 3, 8, 8)
+    plain = whole(x)
+    other = copy.deepcopy(whole)
+    assert torch.equal(other(x), plain)
+    with torch.no_grad():
+        other.body.get_buffer("blob0").copy_(whole.body.get_buffer("blob0").flip(0))
+    assert torch.equal(whole(x), plain)
+    assert not torch.equal(other(x), plain)
+    meta = copy.deepcopy(whole).to("meta")
+    with pytest.raises(ArgumentError, match="meta"):
+        meta(x)
