@@ -120,10 +120,27 @@ inline void move_few(const MoveJob& job, int64_t begin, int64_t end) {
   }
 }
 
+// Signs of channels last, where they fill vectors: each pixel from its first channel to its last, as it lies in memory.
+inline void move_signs(const MoveJob& job, int64_t begin, int64_t end) {
+  constexpr int kChannels = kWide * kFloats;
+  Cursor cursor(job.grid, begin);
+  for (; begin < end; ++begin) {
+    Pixel p = cursor.next();
+    const float* in = job.in + p.n * job.n + p.y * job.y + p.x * job.x;
+    auto to = reinterpret_cast<Bits::Unit*>(at(job.epilogue.bits, p)) + job.first / Bits::kUnitBits;
+    for (int64_t c = 0; c < job.channels; c += kChannels) {
+      F r[kWide];
+      for (int k = 0; k < kWide; ++k) r[k] = load(in + c + k * kFloats);
+      put_signs<Bits>(to + c / Bits::kUnitBits, r);
+    }
+  }
+}
+
 inline void move(const MoveJob& job, int64_t begin, int64_t end) {
   constexpr int kChannels = kWide * kFloats;
   bool copies = only_copies(job.epilogue), bits = only_bits(job.epilogue);
   if (copies && job.channels < kFloats) return move_few(job, begin, end);
+  if (bits && job.c == 1 && job.channels % kChannels == 0) return move_signs(job, begin, end);
   alignas(64) float block[kMoved][kChannels] = {};
   Cursor cursor(job.grid, begin);
   while (begin < end) {
