@@ -156,9 +156,13 @@ class PackedModel(nn.Module):
         return [given[name] for name in names]
 
     def _like_the_last(self, x: Any, blob: Tensor) -> bool:
-        """Whether it is what :meth:`_check` has accepted before, for a network that is one program."""
+        """Whether it is what :meth:`_check` has accepted before, for a network that is one program.
+
+        Not in code that is compiled: it would be compiled anew for each change of what the last one was.
+        """
         return (
-            type(x) is Tensor
+            not torch.compiler.is_compiling()
+            and type(x) is Tensor
             and x.shape == self._usual
             and x.dtype is torch.float32
             and not x.requires_grad

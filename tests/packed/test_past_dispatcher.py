@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -117,6 +118,17 @@ def test_a_call_like_the_last_is_one_like_any_other(whole: PackedModel) -> None:
             whole(wrong)
     with torch.no_grad():
         assert torch.equal(whole(x.clone().requires_grad_()), twin)
+
+
+def test_calls_between_those_of_compiled_code_compile_nothing_anew(whole: PackedModel) -> None:
+    torch.compiler.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(whole, fullgraph=True, backend=counter)
+    x, more = torch.randn(2, 3, 8, 8), torch.randn(7, 3, 8, 8)
+    for given in (more, x, more):
+        whole(given)
+        assert torch.equal(compiled(x), whole.body(x))
+    assert counter.frame_count == 1
 
 
 def test_networks_of_one_program_and_other_blobs(whole: PackedModel) -> None:
