@@ -120,33 +120,65 @@ def stem_rows(seconds: float) -> list[list[str]]:
     return rows
 
 
-def scaling_rows(seconds: float) -> list[list[str]]:
-    """More threads, larger batches, per image: in turns in one process."""
+def packed_resnet18(**more: Any) -> Any:
+    """With random statistics: of a fresh model's, which are all 0, the first layer is not filtered."""
     import timm
 
     import irnet_convert
-    from irnet_convert.packed.bench import Contestant, time_in_turns
 
     torch.manual_seed(0)
-    student = irnet_convert.binarize(timm.create_model("resnet18"), inplace=True).eval()
+    student = irnet_convert.binarize(timm.create_model("resnet18"), inplace=True, **more).eval()
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.bias)  # all 0, as in a fresh model, the first layer is not filtered
-    packed = irnet_convert.pack(student)
+            nn.init.normal_(module.bias)
+    return irnet_convert.pack(student)
 
-    def called(threads: int, batch: int) -> Any:
-        x = torch.randn(batch, 3, 224, 224)
 
-        def run() -> torch.Tensor:
-            torch.set_num_threads(threads)
-            with torch.inference_mode():
-                return packed(x)
+def inferring(model: Any, x: torch.Tensor, threads: int = 1) -> Any:
+    """A call."""
 
-        return run
+    def run() -> torch.Tensor:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            return model(x)
 
+    return run
+
+
+def rewrite_rows(seconds: float) -> list[list[str]]:
+    """ResNet-18 by what conversion puts around its binary layers."""
+    import timm
+
+    from irnet_convert.packed.bench import Contestant, time_in_turns
+
+    real = timm.create_model("resnet18").eval()
+    kinds = {
+        "activation, shortcut (the default)": ("activation", "shortcut"),
+        "rprelu, rsign": ("rprelu", "rsign"),
+    }
+    models = [packed_resnet18(rewrites=rewrites) for rewrites in kinds.values()]
+    x = torch.randn(1, 3, 224, 224)
+    *timings, theirs = time_in_turns(
+        [Contestant(name="", what="", run=inferring(model, x)) for model in (*models, real)], seconds=seconds
+    )
+    return [
+        [name, f"{ours.median * 1e3:.3g}", f"{theirs.median / ours.median:.2f}×"]
+        for name, ours in zip(kinds, timings, strict=True)
+    ]
+
+
+def scaling_rows(seconds: float) -> list[list[str]]:
+    """More threads, larger batches, per image: in turns in one process."""
+    from irnet_convert.packed.bench import Contestant, time_in_turns
+
+    packed = packed_resnet18()
     pairs = ((1, 1), (2, 1), (1, 8), (1, 32), (2, 32))
     timings = time_in_turns(
-        [Contestant(name=f"{pair}", what="", run=called(*pair)) for pair in pairs], seconds=seconds
+        [
+            Contestant(name="", what="", run=inferring(packed, torch.randn(batch, 3, 224, 224), threads))
+            for threads, batch in pairs
+        ],
+        seconds=seconds,
     )
     each = [timing.median / batch for timing, (_, batch) in zip(timings, pairs, strict=True)]
     return [
@@ -205,6 +237,8 @@ def main() -> None:
         + table(["kernels", "ms", "packed is"], isa_rows(seconds)),
         "### ResNet-18 by its first layer, one thread, against PyTorch eager\n\n"
         + table(["first layer", "ms", "packed is"], stem_rows(seconds)),
+        "### ResNet-18 by rewrites, one thread, against PyTorch eager\n\n"
+        + table(["rewrites", "ms", "packed is"], rewrite_rows(seconds)),
         "### ResNet-18 by threads and batch\n\n"
         + table(["threads", "batch", "ms an image", "against 1, 1"], scaling_rows(2 * seconds)),
         "### ResNet-18 on disk\n\n" + table(["real weights", "file"], size_rows()),

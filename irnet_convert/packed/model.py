@@ -165,6 +165,7 @@ class PackedModel(nn.Module):
             and type(x) is Tensor
             and x.shape == self._usual
             and x.dtype is torch.float32
+            and x.layout is torch.strided
             and not x.requires_grad
             and x.device == blob.device
         )
@@ -178,6 +179,8 @@ class PackedModel(nn.Module):
             floating = spec.dtype == "float32"
             if x.dtype not in DTYPES if floating else x.dtype != getattr(torch, spec.dtype):
                 raise _refused(spec, f"of {x.dtype}", _mend_dtype(x.dtype, spec))
+            if x.layout != torch.strided:
+                raise _refused(spec, f"of layout {x.layout}", "x.to_dense()")
             if x.device != device:
                 raise _refused(
                     spec, f"on {x.device}", f"x.to({str(device)!r}), or packed.to({str(x.device)!r})"

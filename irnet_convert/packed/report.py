@@ -11,7 +11,7 @@ import torch
 from irnet_convert.packed import ops
 from irnet_convert.packed.blob import stored_bytes
 from irnet_convert.packed.network import Network, OpNode
-from irnet_convert.packed.steps import Program
+from irnet_convert.packed.steps import Program, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def report_of(network: Network, programs: Sequence[Program], device: torch.devic
         sizes = [(stored_bytes(c), c.dtype == "bits") for c in program.constants]
         regions.append(
             RegionReport(
-                steps=dict(Counter(s.kind for s in program.steps)),
+                steps=dict(Counter(_kind(step) for step in program.steps)),
                 kernel=kernel_of(device),
                 bytes=sum(size for size, _ in sizes),
                 bit_bytes=sum(size for size, bits in sizes if bits),
@@ -93,6 +93,12 @@ def report_of(network: Network, programs: Sequence[Program], device: torch.devic
         else " and ".join("×".join(map(str, f)) for f in fixed)
     )
     return Report(regions=tuple(regions), operators=dict(left.most_common()), image_size=size)
+
+
+def _kind(step: Step) -> str:
+    """What a step is, and of a stem on integers how many bits its inputs have."""
+    bits = getattr(step, "input_bits", None)
+    return f"{step.kind} on {bits}-bit integers" if bits else step.kind
 
 
 def kernel_of(device: torch.device) -> str:

@@ -113,7 +113,15 @@ def test_a_call_like_the_last_is_one_like_any_other(whole: PackedModel) -> None:
         assert torch.equal(whole(x.half()), whole.body(x.half().float()).half())
     twin = whole(x)
     assert twin.data_ptr() != whole(x).data_ptr()
-    for wrong in (x[:, :, :7], x[:, :2], x.double(), x.to("meta"), x.clone().requires_grad_(), x[0]):
+    for wrong in (
+        x[:, :, :7],
+        x[:, :2],
+        x.double(),
+        x.to("meta"),
+        x.clone().requires_grad_(),
+        x[0],
+        x.to_sparse(),
+    ):
         with pytest.raises(ArgumentError):
             whole(wrong)
     with torch.no_grad():

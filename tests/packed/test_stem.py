@@ -76,3 +76,11 @@ def test_refusals() -> None:
         with_integer_stem(packed_of(small_resnet()), 4)
     with pytest.raises(PackError, match="no real convolutions"):
         with_integer_stem(with_integer_stem(packed_of(small_resnet()), 8), 8)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_report_tells_integers_from_real_numbers(bits: int) -> None:
+    real = packed_of(small_resnet())
+    said = f"1 conv on {bits}-bit integers"
+    assert said in str(with_integer_stem(real, bits).report())
+    assert said not in str(real.report())
