@@ -1,4 +1,4 @@
-"""Stems: minimal filtering along rows, in bands that pooling follows, and convolutions of bytes."""
+"""Stems: minimal filtering along rows, and bands that pooling follows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from torch.nn import functional as F
 from irnet_convert.packed import engine
 from irnet_convert.packed.blob import make_blob
 from irnet_convert.packed.engine import Plan
-from irnet_convert.packed.reference import run_reference
 from irnet_convert.packed.steps import (
     Add,
     Affine,
     AvgPool,
-    BinaryConv,
     Clamp,
     ConstSpec,
     Conv,
@@ -263,53 +261,3 @@ def test_a_shortcut_added_before_pooling(isa: str, conv: dict) -> None:
         (found,) = ran(program, weight, x, isa, threads)
         map64 = 2 * conv64(x, weight, {**conv, "stride": (1, 1)})
         torch.testing.assert_close(found.double(), F.max_pool2d(map64, 3, 2, 1), rtol=0, atol=2e-2)
-
-
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("pad_mode", ["zeros", "reflect", "replicate", "circular"])
-@pytest.mark.parametrize("bits", [2, 7, 8, 9])
-def test_bytes_are_exact(isa: str, pad_mode: str, bits: int) -> None:
-    """Whatever lies on the border, and at the ends of what eight bits hold."""
-    torch.manual_seed(0)
-    weight = torch.randint(-128, 128, (80, 5, 3, 3), dtype=torch.int8)
-    weight[0], weight[1] = -128, 127
-    conv = {"channels": 80, "kernel": (3, 3), "stride": (2, 1), "padding": (1, 1, 1, 1)}
-    x = torch.randn(3, 5, 17, 14)
-    x[1] = x[1].sign()
-    x[2] = 0
-    program = program_of(weight, conv, shift=False, pad_mode=pad_mode, input_bits=bits)
-    blob = make_blob(program, {"w": weight})
-    (found,) = Plan(program, blob, isa).run([x], threads=2)
-    assert torch.equal(found, run_reference(program, blob, [x])[0])
-
-
-@pytest.mark.parametrize("isa", ISAS)
-def test_bytes_do_not_wrap_where_the_scale_is_rounded(isa: str) -> None:
-    """A 127th of 190 steps of a subnormal number is rounded to one step, of which there are 190."""
-    weight = torch.ones(16, 3, 1, 1, dtype=torch.int8)
-    conv = {"stride": (1, 1), "padding": (0, 0, 0, 0)}
-    x = torch.full((1, 3, 4, 4), 190 * 2.0**-149)
-    (found,) = ran(program_of(weight, conv, shift=False, input_bits=8), weight, x, isa)
-    assert (found > 0).all()
-
-
-@pytest.mark.parametrize("isa", ISAS)
-def test_scales_at_the_end_of_float32(isa: str) -> None:
-    """-2 scale is infinite where scale is not: the sum must not begin elsewhere then."""
-    torch.manual_seed(0)
-    weight = torch.randint(0, 256, (64, 36), dtype=torch.uint8)
-    program = Program(
-        inputs=(ValueSpec(layout="map", rank=4, channels=32),),
-        constants=(
-            ConstSpec(name="w", dtype="bits", shape=(64, 32, 3, 3)),
-            ConstSpec(name="scale", dtype="f32", shape=(64,)),
-            ConstSpec(name="shift", dtype="f32", shape=(64,)),
-        ),
-        steps=(BinaryConv(input=0, weight=0, padding=(1, 1, 1, 1), post=(Affine(scale=1, shift=2),)),),
-        outputs=(1,),
-    )
-    scale = torch.full((64,), 1e-38)
-    scale[3], scale[40] = 3e38, -2e38
-    blob = make_blob(program, {"w": weight, "scale": scale, "shift": torch.randn(64)})
-    x = torch.randn(1, 32, 9, 11)
-    assert torch.equal(Plan(program, blob, isa).run([x])[0], run_reference(program, blob, [x])[0])

@@ -102,6 +102,28 @@ def test_layers_with_what_follows_them_are_exact(
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_scales_at_the_end_of_float32(isa: str) -> None:
+    """-2 scale is infinite where scale is not: the sum must not begin elsewhere then."""
+    torch.manual_seed(0)
+    weight = torch.randint(0, 256, (64, 36), dtype=torch.uint8)
+    program = Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=32),),
+        constants=(
+            ConstSpec(name="w", dtype="bits", shape=(64, 32, 3, 3)),
+            ConstSpec(name="scale", dtype="f32", shape=(64,)),
+            ConstSpec(name="shift", dtype="f32", shape=(64,)),
+        ),
+        steps=(BinaryConv(input=0, weight=0, padding=(1, 1, 1, 1), post=(Affine(scale=1, shift=2),)),),
+        outputs=(1,),
+    )
+    scale = torch.full((64,), 1e-38)
+    scale[3], scale[40] = 3e38, -2e38
+    blob = make_blob(program, {"w": weight, "scale": scale, "shift": torch.randn(64)})
+    x = torch.randn(1, 32, 9, 11)
+    assert torch.equal(Plan(program, blob, isa).run([x])[0], run_reference(program, blob, [x])[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     ("channels", "out", "kernel", "size", "more"),
     [

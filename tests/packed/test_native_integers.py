@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from irnet_convert.packed import engine
 from irnet_convert.packed.blob import make_blob
@@ -117,3 +119,40 @@ def test_a_sum_with_a_shortcut(bits: int, isa: str) -> None:
     post = (Affine(scale=1, shift=2), Add(value=1), Clamp(min=-1.0, max=2.0))
     same(bits, 64, WINDOWS[2], (), Conv(input=0, weight=0, padding=(2, 1, 1, 2), input_bits=bits, post=post),
          isa=isa, outputs=(2,))  # fmt: skip
+
+
+def alone(weight: Tensor, **more: Any) -> Program:
+    """A convolution of int8 weights and nothing behind it."""
+    return Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=weight.shape[1]),),
+        constants=(ConstSpec(name="w", dtype="i8", shape=tuple(weight.shape)),),
+        steps=(Conv(input=0, weight=0, **more),),
+        outputs=(1,),
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("pad_mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("bits", [2, 7, 8, 9])
+def test_bytes_are_exact(isa: str, pad_mode: str, bits: int) -> None:
+    """Whatever lies on the border, and at the ends of what eight bits hold."""
+    torch.manual_seed(0)
+    weight = torch.randint(-128, 128, (80, 5, 3, 3), dtype=torch.int8)
+    weight[0], weight[1] = -128, 127
+    x = torch.randn(3, 5, 17, 14)
+    x[1] = x[1].sign()
+    x[2] = 0
+    program = alone(weight, stride=(2, 1), padding=(1, 1, 1, 1), pad_mode=pad_mode, input_bits=bits)
+    blob = make_blob(program, {"w": weight})
+    (found,) = Plan(program, blob, isa).run([x], threads=2)
+    assert torch.equal(found, run_reference(program, blob, [x])[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_bytes_do_not_wrap_where_the_scale_is_rounded(isa: str) -> None:
+    """A 127th of 190 steps of a subnormal number is rounded to one step, of which there are 190."""
+    weight = torch.ones(16, 3, 1, 1, dtype=torch.int8)
+    program = alone(weight, input_bits=8)
+    x = torch.full((1, 3, 4, 4), 190 * 2.0**-149)
+    (found,) = Plan(program, make_blob(program, {"w": weight}), isa).run([x])
+    assert (found > 0).all()
