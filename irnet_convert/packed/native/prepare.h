@@ -34,7 +34,7 @@ struct Prepared {
   int64_t run_steps = 0;    // steps of one run: a kernel row, else a tap, of one group
   int64_t aside = 0;        // bytes: how many of a kernel row, its last, fill no step; steps of all rows' follow
   int64_t group_units = 0;  // from the channels of one group to those of the next
-  Memory tap_sums;          // bits: int32 [kH + 1][kW + 1][stride], see prepare.cpp
+  Memory tap_sums;          // bits: int32 [kH + 1][kW + 1][stride], see weights.cpp
   int64_t tap_stride = 0;
   Memory start;             // bytes: what the sums of each channel begin at
   Memory minus_twice;       // bits: -2 scale of a multiply-add that comes first, if that is finite
