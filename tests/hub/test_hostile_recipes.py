@@ -49,6 +49,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
                 **os.environ,
                 **environment(hub.endpoint, home),
                 "OMP_NUM_THREADS": "1",
+                "PYTHONDONTWRITEBYTECODE": "1",  # of modules that no earlier test imported
                 "TMPDIR": str(temporary),
                 "TORCHINDUCTOR_CACHE_DIR": str(home.parent),  # made when torch is imported
                 "PYTHONPATH": str(Path(__file__).parents[1]),

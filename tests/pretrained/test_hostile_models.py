@@ -42,7 +42,8 @@ def outcomes(good: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         [sys.executable, "-W", "ignore", Path(__file__).with_name("hostile_child.py"), folder,
          *good.values(), good["whole"] / PACKED],
         capture_output=True, text=True, cwd=elsewhere, timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(elsewhere / "hf"),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+             "HF_HOME": str(elsewhere / "hf"),
              "HF_ENDPOINT": "http://127.0.0.1:9", "TMPDIR": str(elsewhere),
              "TORCHINDUCTOR_CACHE_DIR": str(folder.parent),  # made when torch is imported
              "PYTHONPATH": str(Path(__file__).parents[1])},
