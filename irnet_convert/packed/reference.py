@@ -133,6 +133,10 @@ def _conv(x: Tensor, weight: Tensor, step: BinaryConv | Conv) -> Tensor:
     if any(amounts):
         mode = "constant" if step.pad_mode == "zeros" else step.pad_mode
         x = F.pad(x, amounts, mode=mode)
+    if x.shape[1] == 1:
+        # Strides of channels last, which contiguous() keeps if there is one channel: with them oneDNN (torch
+        # 2.15, CPU) has other numbers where a row holds one window and the stride is more than 1.
+        x, weight = (t.flatten().view(t.shape) for t in (x, weight))
     return F.conv2d(x, weight, None, step.stride, 0, step.dilation, step.groups)
 
 

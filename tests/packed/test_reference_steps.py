@@ -132,6 +132,21 @@ def test_a_binary_convolution_is_the_eager_layer(made, seed: int) -> None:
     assert torch.equal(found, found.round())
 
 
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_one_channel_with_one_window_in_a_row(kernel: int) -> None:
+    # Marked as channels last it is what oneDNN of torch 2.15 gets wrong, and contiguous() does not unmark it.
+    x = torch.randn(2, 1, 7, kernel).to(memory_format=torch.channels_last)
+    program = Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=1),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(2, 1, kernel, kernel)),),
+        steps=(BinaryConv(input=0, weight=0, stride=(1, 2)),), outputs=(1,),
+    )  # fmt: skip
+    weight = torch.randn(2, 1, kernel, kernel)
+    (found,) = run_reference(program, make_blob(program, {"w": pack_bits(weight)}), [x])
+    signs = [torch.where(t >= 0, 1.0, -1.0).double() for t in (x, weight)]
+    assert torch.equal(found.double(), F.conv2d(*signs, stride=(1, 2)))
+
+
 @pytest.mark.parametrize("features", [3, 8, 33, 100])
 def test_a_binary_linear_layer_is_the_eager_layer(features: int) -> None:
     layer = BinaryLinear(features, 5, bias=False)
