@@ -100,13 +100,38 @@ struct Place {
   }
 };
 
+// A PReLU of R vectors of channels, and the multiply-adds around it: RPReLU, whose shifts are theirs.
+template <int R>
+struct Bend {
+  F before_scale[R], before_shift[R], slope[R], after_scale[R], after_shift[R];
+  bool there, before, after;
+
+  [[gnu::always_inline]] Bend(const Epilogue& e, int64_t channel)
+      : there(e.slope), before(e.before_scale), after(e.after_scale) {
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+      auto constant = [&](const float* of) { return of ? load(of + channel + i * kFloats) : splat(0.0f); };
+      before_scale[i] = constant(e.before_scale), before_shift[i] = constant(e.before_shift);
+      slope[i] = constant(e.slope);
+      after_scale[i] = constant(e.after_scale), after_shift[i] = constant(e.after_shift);
+    }
+  }
+  [[gnu::always_inline]] F of(F x, int i) const {
+    if (before) x = fma(x, before_scale[i], before_shift[i]);
+    x = where_positive(x, mul(x, slope[i]));
+    return after ? fma(x, after_scale[i], after_shift[i]) : x;
+  }
+};
+
 // What follows the accumulators of R vectors of channels in every pixel, in registers.
 template <int R>
 struct Ending {
   F scale[R], shift[R], lo, hi;
+  Bend<R> bend;
   bool affine, clamp;
 
-  Ending(const Epilogue& e, int64_t channel) : lo(splat(e.lo)), hi(splat(e.hi)), affine(e.scale), clamp(e.clamp) {
+  Ending(const Epilogue& e, int64_t channel)
+      : lo(splat(e.lo)), hi(splat(e.hi)), bend(e, channel), affine(e.scale), clamp(e.clamp) {
     for (int i = 0; i < R; ++i) {
       scale[i] = affine ? load(e.scale + channel + i * kFloats) : lo;
       shift[i] = affine ? load(e.shift + channel + i * kFloats) : lo;
@@ -151,6 +176,8 @@ template <int R>
     for (int i = 0; i < R; ++i) r[i] = fma(r[i], k.scale[i], k.shift[i]);
   if (to.add)
     for (int i = 0; i < R; ++i) r[i] = add(r[i], load(to.add + channel + i * kFloats));
+  if (k.bend.there)
+    for (int i = 0; i < R; ++i) r[i] = k.bend.of(r[i], i);
   if (k.clamp)
     for (int i = 0; i < R; ++i) r[i] = at_most(at_least(r[i], k.lo), k.hi);
 }

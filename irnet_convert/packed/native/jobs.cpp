@@ -18,12 +18,23 @@ void cut(const Call& call, const Prepared& p, ConvJob& job) {
   if (call.threads == 1 && p.weights.bytes() > kWeights) job.chunk = job.pixels;
 }
 
+// A PReLU with the multiply-adds around it, if one is next.
+void set_prelu(Epilogue& e, const PostOp*& op, const PostOp* end) {
+  const PostOp* prelu = op != end && op->kind == PostKind::kAffine ? op + 1 : op;
+  if (prelu == end || prelu->kind != PostKind::kPrelu) return;
+  if (prelu != op) e.before_scale = op->a, e.before_shift = op->b;
+  e.slope = prelu->a;
+  op = prelu + 1;
+  if (op != end && op->kind == PostKind::kAffine) e.after_scale = op->a, e.after_shift = op->b, ++op;
+}
+
 // What the kernels have code of its own for comes first; see Epilogue.
 void set_post(Output& out) {
   Epilogue& e = out.epilogue;
   const PostOp *op = out.post.data(), *end = op + out.post.size();
   if (op != end && op->kind == PostKind::kAffine) e.scale = op->a, e.shift = op->b, ++op;
   if (op != end && op->kind == PostKind::kAdd) e.add = op->value, ++op;
+  set_prelu(e, op, end);
   if (op != end && op->kind == PostKind::kClamp) e.clamp = true, e.lo = op->lo, e.hi = op->hi, ++op;
   e.post = op;
   e.posts = end - op;

@@ -36,11 +36,16 @@ struct PostOp {
 };
 
 // What follows an accumulator, and where the result goes: to any of the three forms. First what nearly every
-// layer has, as far as it is there: y = y * scale + shift, then y + add, then a clamp; then any other post.
+// layer has, as far as it is there: y = y * scale + shift, then y + add, then a PReLU, then a clamp; then any other
+// post. A PReLU (see Bend in finish.h) may have a multiply-add before it, which without `add` is the first one, and
+// one behind it.
 struct Epilogue {
   const float* scale = nullptr;
   const float* shift = nullptr;
   View add;
+  const float *before_scale = nullptr, *before_shift = nullptr;
+  const float* slope = nullptr;
+  const float *after_scale = nullptr, *after_shift = nullptr;
   bool clamp = false;
   float lo = -__builtin_inff(), hi = __builtin_inff();  // what they are where there is no clamp
   const PostOp* post = nullptr;

@@ -67,12 +67,12 @@ inline bool side_by_side(T* const* pixels, int n) {
 
 // Values as they are, to the real form alone.
 inline bool only_copies(const Epilogue& e) {
-  return !e.scale && !e.add.base && !e.clamp && !e.posts && !e.bits.base && !e.signs.base;
+  return !e.scale && !e.add.base && !e.slope && !e.clamp && !e.posts && !e.bits.base && !e.signs.base;
 }
 
 // Signs as bits alone.
 inline bool only_bits(const Epilogue& e) {
-  return !e.scale && !e.add.base && !e.clamp && !e.posts && !e.real.base && !e.signs.base;
+  return !e.scale && !e.add.base && !e.slope && !e.clamp && !e.posts && !e.real.base && !e.signs.base;
 }
 
 // Channels [c, c + count) of n pixels, each to a row: to[i][k] = in[i][(c + k) * stride].

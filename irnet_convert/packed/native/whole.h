@@ -1,5 +1,5 @@
 // A tile of bits or integers from its sums to its results without leaving registers, for what nearly every layer has:
-// a multiply-add, a shortcut, a clamp, and results as floats or bits. All else goes through conv_tile().
+// a multiply-add, a shortcut, a PReLU, a clamp, and results as floats or bits. All else goes through conv_tile().
 //
 // Bits: the sum of a pixel is bias - 2 count. Where every bias is even, counting begins at -bias / 2, so that what is
 // counted, c, is the sum by -2; and since a product by a power of two is exact,
@@ -7,6 +7,8 @@
 // to the last bit, but for the sign of a zero. That saves two passes over the sums, and with them the only reason to
 // store them first. Bytes begin at what tile.h says.
 #pragma once
+#include <type_traits>
+
 #include "finish.h"
 #include "tile.h"
 
@@ -43,7 +45,7 @@ struct Tile {
   }
 };
 
-template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
+template <class M, int P, int V, bool kAdd, bool kBends, bool kReal, bool kBits>
 [[gnu::noinline]] void whole_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   typename M::Acc sum[P][V];
   auto start = [&](int p, int v) {
@@ -87,6 +89,7 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
       scale[i] = load((M::kCounts ? job.minus_twice : e.scale) + channel + i * M::kLanes);
       shift[i] = load(e.shift + channel + i * M::kLanes);
     }
+    Bend<R> bend(e, channel);
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
@@ -95,6 +98,7 @@ template <class M, int P, int V, bool kAdd, bool kReal, bool kBits>
         if constexpr (M::kIntegers) r[i] = mul(r[i], splat(t.scale[p]));
         r[i] = fma(r[i], scale[i], shift[i]);
         if constexpr (kAdd) r[i] = add(r[i], load(t.add[p] + channel + i * M::kLanes));
+        if constexpr (kBends) r[i] = bend.of(r[i], i);
         r[i] = at_most(at_least(r[i], lo), hi);
         if constexpr (kReal) store(t.real[p] + channel + i * M::kLanes, r[i]);
       }
@@ -113,14 +117,16 @@ inline bool ends_simply(const ConvJob& job) {
 
 template <class M, int P, int V>
 void whole_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
-  using Function = void (*)(const ConvJob&, const Block&, const Tile<M>&);
-  static constexpr Function kTiles[] = {
-      whole_tile<M, P, V, false, true, false>, whole_tile<M, P, V, false, false, true>,
-      whole_tile<M, P, V, false, true, true>,  whole_tile<M, P, V, true, true, false>,
-      whole_tile<M, P, V, true, false, true>,  whole_tile<M, P, V, true, true, true>};
   const Epilogue& e = job.epilogue;
-  int forms = e.real.base && e.bits.base ? 2 : e.bits.base ? 1 : 0;
-  kTiles[(e.add.base ? 3 : 0) + forms](job, block, t);
+  auto forms = [&](auto add, auto bends) {
+    if (e.real.base && e.bits.base) return whole_tile<M, P, V, add, bends, true, true>(job, block, t);
+    if (e.bits.base) return whole_tile<M, P, V, add, bends, false, true>(job, block, t);
+    whole_tile<M, P, V, add, bends, true, false>(job, block, t);
+  };
+  constexpr std::true_type kYes;
+  constexpr std::false_type kNo;
+  if (e.slope) return e.add.base ? forms(kYes, kYes) : forms(kNo, kYes);
+  e.add.base ? forms(kYes, kNo) : forms(kNo, kNo);
 }
 
 }  // namespace irn::IRN_ISA

@@ -94,7 +94,7 @@ inline void transform_rows(const WinogradJob& job, const uint8_t* first, int64_t
 }
 
 // A' and the epilogue, for the outputs of one tile in R vectors of channels; m: products, a point every `step`.
-// kSimple: a multiply-add, a clamp and floats; what finish() asks of each output is known then.
+// kSimple: a multiply-add, a PReLU, a clamp and floats; what finish() asks of each output is known then.
 template <int R, bool kSimple>
 inline void finish_outputs(const Epilogue& e, const Ending<R>& ending, Place& to, int outputs, const float* m,
                            int64_t step, int64_t channel) {
@@ -113,6 +113,7 @@ inline void finish_outputs(const Epilogue& e, const Ending<R>& ending, Place& to
     for (int k = 0; k < outputs; ++k)
       for (int i = 0; i < R; ++i) {
         F r = fma(y[k][i], ending.scale[i], ending.shift[i]);
+        if (ending.bend.there) r = ending.bend.of(r, i);
         store(shifted(to.real, k * e.real.x) + channel + i * kFloats, at_most(at_least(r, ending.lo), ending.hi));
       }
   } else {
