@@ -100,6 +100,12 @@ struct Place {
   }
 };
 
+template <int R>
+[[gnu::always_inline]] inline void fill(F (&to)[R], const float* from) {
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i) to[i] = load(from + i * kFloats);
+}
+
 // A PReLU of R vectors of channels, and the multiply-adds around it: RPReLU, whose shifts are theirs.
 template <int R>
 struct Bend {
@@ -108,13 +114,9 @@ struct Bend {
 
   [[gnu::always_inline]] Bend(const Epilogue& e, int64_t channel)
       : there(e.slope), before(e.before_scale), after(e.after_scale) {
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      auto constant = [&](const float* of) { return of ? load(of + channel + i * kFloats) : splat(0.0f); };
-      before_scale[i] = constant(e.before_scale), before_shift[i] = constant(e.before_shift);
-      slope[i] = constant(e.slope);
-      after_scale[i] = constant(e.after_scale), after_shift[i] = constant(e.after_shift);
-    }
+    if (there) fill(slope, e.slope + channel);
+    if (before) fill(before_scale, e.before_scale + channel), fill(before_shift, e.before_shift + channel);
+    if (after) fill(after_scale, e.after_scale + channel), fill(after_shift, e.after_shift + channel);
   }
   [[gnu::always_inline]] F of(F x, int i) const {
     if (before) x = fma(x, before_scale[i], before_shift[i]);
@@ -123,20 +125,41 @@ struct Bend {
   }
 };
 
+// What is done to results before their signs are written as bits.
+template <int R>
+struct Turn {
+  F scale[R], shift[R];
+  bool there;
+
+  [[gnu::always_inline]] Turn(const Epilogue& e, int64_t channel) : there(e.turn_scale) {
+    if (there) fill(scale, e.turn_scale + channel), fill(shift, e.turn_shift + channel);
+  }
+  [[gnu::always_inline]] void of(const F (&r)[R], F (&turned)[R]) const {
+    for (int i = 0; i < R; ++i) turned[i] = fma(r[i], scale[i], shift[i]);
+  }
+};
+
 // What follows the accumulators of R vectors of channels in every pixel, in registers.
 template <int R>
 struct Ending {
+  static constexpr bool kFull = false;
   F scale[R], shift[R], lo, hi;
-  Bend<R> bend;
   bool affine, clamp;
 
-  Ending(const Epilogue& e, int64_t channel)
-      : lo(splat(e.lo)), hi(splat(e.hi)), bend(e, channel), affine(e.scale), clamp(e.clamp) {
-    for (int i = 0; i < R; ++i) {
-      scale[i] = affine ? load(e.scale + channel + i * kFloats) : lo;
-      shift[i] = affine ? load(e.shift + channel + i * kFloats) : lo;
-    }
+  Ending(const Epilogue& e, int64_t channel) : lo(splat(e.lo)), hi(splat(e.hi)), affine(e.scale), clamp(e.clamp) {
+    if (affine) fill(scale, e.scale + channel), fill(shift, e.shift + channel);
   }
+};
+
+inline bool is_plain(const Epilogue& e) { return !e.slope && !e.turn_scale; }
+
+// For what is not plain.
+template <int R>
+struct FullEnding : Ending<R> {
+  static constexpr bool kFull = true;
+  Bend<R> bend;
+  Turn<R> turn;
+  FullEnding(const Epilogue& e, int64_t channel) : Ending<R>(e, channel), bend(e, channel), turn(e, channel) {}
 };
 
 // Bit i of the result: the sign of channel i.
@@ -156,44 +179,55 @@ inline void put_signs(typename B::Unit* to, const F (&r)[R]) {
 }
 
 // What is rare: signs as floats, and the last channels of a pixel, which fill no vector, or no word of bits.
-[[gnu::noinline]] inline void put_some(const Place& to, const float* x, uint32_t mask, int64_t channel,
+[[gnu::noinline]] inline void put_some(const Place& to, const float* x, uint32_t mask, uint32_t bits, int64_t channel,
                                        int count) {
   if (to.real)
     for (int i = 0; i < count; ++i) to.real[channel + i] = x[i];
   if (to.signs)
     for (int i = 0; i < count; ++i) to.signs[channel + i] = mask >> i & 1 ? 1.0f : -1.0f;
-  mask &= uint32_t((uint64_t(1) << count) - 1);
+  bits &= uint32_t((uint64_t(1) << count) - 1);
   if (to.bits)
     for (int i = 0; i < count; i += Bits::kUnitBits)
       to.bits[(channel + i) / Bits::kUnitBits] =
-          Bits::unit(mask >> i & uint32_t((uint64_t(1) << Bits::kUnitBits) - 1));
+          Bits::unit(bits >> i & uint32_t((uint64_t(1) << Bits::kUnitBits) - 1));
 }
 
 // What nearly every layer has; see Epilogue.
-template <int R>
-[[gnu::always_inline]] inline void apply_first(const Ending<R>& k, const Place& to, F (&r)[R], int64_t channel) {
+template <class E, int R>
+[[gnu::always_inline]] inline void apply_first(const E& k, const Place& to, F (&r)[R], int64_t channel) {
   if (k.affine)
     for (int i = 0; i < R; ++i) r[i] = fma(r[i], k.scale[i], k.shift[i]);
   if (to.add)
     for (int i = 0; i < R; ++i) r[i] = add(r[i], load(to.add + channel + i * kFloats));
-  if (k.bend.there)
-    for (int i = 0; i < R; ++i) r[i] = k.bend.of(r[i], i);
+  if constexpr (E::kFull) {
+    if (k.bend.there)
+      for (int i = 0; i < R; ++i) r[i] = k.bend.of(r[i], i);
+  }
   if (k.clamp)
     for (int i = 0; i < R; ++i) r[i] = at_most(at_least(r[i], k.lo), k.hi);
 }
 
-template <int R>
-[[gnu::always_inline]] inline void put_all(const Place& to, const F (&r)[R], int64_t channel) {
+template <class E, int R>
+[[gnu::always_inline]] inline void put_all(const E& k, const Place& to, const F (&r)[R], int64_t channel) {
   if (to.real)
     for (int i = 0; i < R; ++i) store(to.real + channel + i * kFloats, r[i]);
-  if (to.bits) put_signs<Bits>(to.bits + channel / Bits::kUnitBits, r);
+  if (!to.bits) return;
+  Bits::Unit* bits = to.bits + channel / Bits::kUnitBits;
+  if constexpr (E::kFull) {
+    if (k.turn.there) {
+      F turned[R];
+      k.turn.of(r, turned);
+      return put_signs<Bits>(bits, turned);
+    }
+  }
+  put_signs<Bits>(bits, r);
 }
 
 // Channels [channel, channel + count) of one pixel: applies post, writes each form that is wanted. Bits
 // need a channel that is a multiple of the unit, and a count that is one or reaches the last channel.
-template <int R>
-[[gnu::always_inline]] inline void finish(const Epilogue& e, const Ending<R>& k, const Place& to, F (&r)[R],
-                                          int64_t channel, int count) {
+template <class E, int R>
+[[gnu::always_inline]] inline void finish(const Epilogue& e, const E& k, const Place& to, F (&r)[R], int64_t channel,
+                                          int count) {
   static_assert(R * kFloats <= 32);
   apply_first(k, to, r, channel);
   // Copies, so that r itself stays in registers.
@@ -205,14 +239,30 @@ template <int R>
   }
   if (count < R * kFloats || to.signs) {
     for (int i = 0; i < R; ++i) store(x + i * kFloats, r[i]);
-    return put_some(to, x, sign_mask(r), channel, count);
+    uint32_t mask = sign_mask(r), bits = mask;
+    if constexpr (E::kFull) {
+      F turned[R];
+      if (k.turn.there) k.turn.of(r, turned), bits = sign_mask(turned);
+    }
+    return put_some(to, x, mask, bits, channel, count);
   }
-  put_all(to, r, channel);
+  put_all(k, to, r, channel);
+}
+
+// Apart, so that what is not plain costs nothing where all is.
+template <int R>
+[[gnu::noinline]] void finish_fully(const Epilogue& e, const Place& to, const F* given, int64_t channel, int count) {
+  F r[R];
+  for (int i = 0; i < R; ++i) r[i] = given[i];
+  finish(e, FullEnding<R>(e, channel), to, r, channel, count);
 }
 
 template <int R>
 inline void finish(const Epilogue& e, const Place& to, F (&r)[R], int64_t channel, int count) {
-  finish(e, Ending<R>(e, channel), to, r, channel, count);
+  if (is_plain(e)) return finish(e, Ending<R>(e, channel), to, r, channel, count);
+  F given[R];
+  for (int i = 0; i < R; ++i) given[i] = r[i];
+  finish_fully<R>(e, to, given, channel, count);
 }
 
 constexpr int kWide = 32 / kFloats < 4 ? 32 / kFloats : 4;  // vectors that finish() takes at once

@@ -216,6 +216,12 @@ Output Call::output_of(size_t index) const {
     if (posts[i].kind == PostKind::kAdd) out.post[i].value = view(*this, posts[i].a, kPlain);
   set_post(out);
   add_views(*this, out.value, true, out.epilogue);
+  if (out.value.turned >= 0) {
+    const ValueLayout& turned = layout.values[size_t(out.value.turned)];
+    out.epilogue.bits = place(*this, turned, turned.tensors[0]);
+    for (const PostOp& by : prepared[size_t(out.value.turned) - program.inputs].post)
+      out.epilogue.turn_scale = by.a, out.epilogue.turn_shift = by.b;
+  }
   return out;
 }
 

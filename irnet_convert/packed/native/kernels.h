@@ -51,6 +51,7 @@ struct Epilogue {
   const PostOp* post = nullptr;
   int64_t posts = 0;
   View real, signs, bits;
+  const float *turn_scale = nullptr, *turn_shift = nullptr;  // bits: of y * turn_scale + turn_shift
 };
 
 // Pixels of a result, flattened: index = (n * h + y) * w + x.

@@ -80,66 +80,6 @@ void size_tensors(ValueLayout& v, int64_t writer, bool writes_bits, bool only_re
   }
 }
 
-// A shortcut that nobody reads after the step that adds it: the sum takes its place. Every number is read where it
-// is written, so the cache holds one map of a residual block and not two.
-void write_over(Layout& layout, const Program& program, const std::vector<Prepared>& prepared) {
-  constexpr Form kPlain = {FormKind::kReal, PadMode::kZeros};
-  for (size_t i = 0; i < program.steps.size(); ++i) {
-    const Step& s = program.steps[i];
-    // Of a map that is pooled in bands a row lies elsewhere, where shortcuts of others may not have been read yet.
-    if (prepared[i].method > Method::kDepthwise || layout.convs[i].pooled) continue;
-    Tensor* to = nullptr;
-    for (Tensor& t : layout.values[program.inputs + i].tensors)
-      if (t.form.kind == FormKind::kReal && t.direct) to = &t;
-    for (const Post& p : s.post) {
-      if (!to || to->over || to->gives || p.kind != PostKind::kAdd) continue;
-      Tensor* from = layout.values[size_t(p.a)].find(kPlain);
-      bool read = s.inputs[0] == p.a && prepared[i].input == kPlain;  // windows reach over many pixels
-      if (read || from->last != int64_t(i) + 1 || from->bytes != to->bytes) continue;
-      if (std::equal(from->pad, from->pad + 4, to->pad)) to->over = from;
-    }
-  }
-}
-
-// Bands of as many rows as fit in what winograd() has for them.
-void make_filter(ConvLayout& c, const Step& s, const Sizes& in, const Sizes& out, const CoreShape& core) {
-  constexpr int64_t kMostRows = 8;
-  int64_t tiles = ceil_div(out.w, 4), cell = s.stride[1] * in.c;
-  int64_t more = (kScratch / (tiles * 7) - core.lanes + 1) / cell - s.kernel[0];  // rows of the input than a window has
-  if (more < 0 || out.w < 8) return;
-  c.filter_tiles = tiles;
-  c.filter_band = std::min(more / s.stride[0] + 1, kMostRows);
-}
-
-// Whether the pooling behind a convolution alone reads its result, so that both can be one.
-bool is_pooled(const Layout& layout, const Program& program, size_t i) {
-  if (i + 1 >= program.steps.size()) return false;
-  const Step& next = program.steps[i + 1];
-  const std::vector<Tensor>& tensors = layout.values[program.inputs + i].tensors;
-  const ValueLayout& result = layout.values[program.inputs + i + 1];
-  bool max = next.kind == Kind::kMaxPool;
-  if (max ? next.dilation[0] != 1 : next.kind != Kind::kAvgPool) return false;
-  if (tensors.size() != 1 || tensors[0].form.kind != FormKind::kReal || tensors[0].last != int64_t(i) + 2) return false;
-  for (const Post& p : next.post)
-    if (p.kind == PostKind::kAdd && p.a == int64_t(program.inputs + i)) return false;
-  return !result.tensors.empty() && result.sizes.pixels() > 0;
-}
-
-// Filtered convolutions, and those that pooling is one step with: its result is written while their input is read.
-void note_bands(Layout& layout, const Program& program, const std::vector<Prepared>& prepared,
-                const Kernels& kernels) {
-  for (size_t i = 0; i < program.steps.size(); ++i) {
-    const Step& s = program.steps[i];
-    Method method = prepared[i].method;
-    if (method != Method::kConvReal && method != Method::kConvInts && method != Method::kConvBytes) continue;
-    const Sizes &in = layout.values[size_t(s.inputs[0])].sizes, &out = layout.values[program.inputs + i].sizes;
-    if (prepared[i].filtered.bytes()) make_filter(layout.convs[i], s, in, out, kernels.real);
-    layout.convs[i].pooled = is_conv(s.kind) && is_pooled(layout, program, i);
-    if (!layout.convs[i].pooled) continue;
-    for (Tensor& t : layout.values[program.inputs + i + 1].tensors) t.first = int64_t(i) + 1;
-  }
-}
-
 // Gives tensors that are alive at the same time different places, the largest first, each at the lowest
 // place that is free.
 void place(Layout& layout) {
@@ -296,8 +236,7 @@ std::unique_ptr<Layout> lay_out(const Program& program, const std::vector<Prepar
     int64_t writer = input ? 0 : int64_t(i - program.inputs) + 1;
     size_tensors(layout->values[i], writer, !p || p->writes_bits, p && p->method == Method::kFlatten, kernels);
   }
-  note_bands(*layout, program, prepared, kernels);
-  write_over(*layout, program, prepared);
+  join(*layout, program, prepared, kernels);
   place(*layout);
   for (size_t i = 0; i < program.steps.size(); ++i)
     if (prepared[i].method <= Method::kDepthwise && layout->values[i + program.inputs].sizes.pixels() > 0)

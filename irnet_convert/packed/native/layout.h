@@ -33,6 +33,8 @@ struct ValueLayout {
   Sizes sizes;
   std::vector<Tensor> tensors;
   bool quantised_alone = false;  // an image of which integers are read and nothing else: made of what is given
+  int64_t turned = -1;      // the value whose bits the step writes too, if any: join.cpp
+  bool by_another = false;  // such a value
   const Tensor* find(Form form) const;
   Tensor* find(Form form) { return const_cast<Tensor*>(static_cast<const ValueLayout*>(this)->find(form)); }
 };
@@ -60,6 +62,9 @@ struct Layout {
 
 // Shapes of all values, inputs first; refuses inputs that the program does not take.
 std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>& inputs);
+
+// Where steps are one: join.cpp. After all sizes are known, before tensors have places.
+void join(Layout& layout, const Program& program, const std::vector<Prepared>& prepared, const Kernels& kernels);
 
 // What "same" or explicit padding amounts to: left, right, top, bottom.
 void conv_padding(const Step& step, const Shape& input, int64_t (&pad)[4]);

@@ -117,7 +117,7 @@ size_t Call::step(size_t index) const {
   int64_t value = int64_t(program.inputs + index);
   if (layout.values[size_t(value)].tensors.empty()) return 1;  // nobody reads it
   Output out = output_of(index);
-  if (out.value.sizes.pixels() > 0) {
+  if (out.value.sizes.pixels() > 0 && !out.value.by_another) {
     if (layout.convs[index].pooled) {
       run_pooled(*this, index, out, output_of(index + 1));
       complete(*this, value + 1);

@@ -45,7 +45,7 @@ struct Tile {
   }
 };
 
-template <class M, int P, int V, bool kAdd, bool kBends, bool kReal, bool kBits>
+template <class M, int P, int V, bool kAdd, bool kBends, bool kReal, bool kBits, bool kTurns>
 [[gnu::noinline]] void whole_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   typename M::Acc sum[P][V];
   auto start = [&](int p, int v) {
@@ -90,6 +90,7 @@ template <class M, int P, int V, bool kAdd, bool kBends, bool kReal, bool kBits>
       shift[i] = load(e.shift + channel + i * M::kLanes);
     }
     Bend<R> bend(e, channel);
+    Turn<R> turn(e, channel);
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
@@ -102,6 +103,7 @@ template <class M, int P, int V, bool kAdd, bool kBends, bool kReal, bool kBits>
         r[i] = at_most(at_least(r[i], lo), hi);
         if constexpr (kReal) store(t.real[p] + channel + i * M::kLanes, r[i]);
       }
+      if constexpr (kTurns) turn.of(r, r);
       if constexpr (kBits) put_signs<Bits>(t.bits[p] + channel / Bits::kUnitBits, r);
     }
   }
@@ -119,9 +121,10 @@ template <class M, int P, int V>
 void whole_tile(const ConvJob& job, const Block& block, const Tile<M>& t) {
   const Epilogue& e = job.epilogue;
   auto forms = [&](auto add, auto bends) {
-    if (e.real.base && e.bits.base) return whole_tile<M, P, V, add, bends, true, true>(job, block, t);
-    if (e.bits.base) return whole_tile<M, P, V, add, bends, false, true>(job, block, t);
-    whole_tile<M, P, V, add, bends, true, false>(job, block, t);
+    if (e.turn_scale) return whole_tile<M, P, V, add, bends, true, true, true>(job, block, t);
+    if (e.real.base && e.bits.base) return whole_tile<M, P, V, add, bends, true, true, false>(job, block, t);
+    if (e.bits.base) return whole_tile<M, P, V, add, bends, false, true, false>(job, block, t);
+    whole_tile<M, P, V, add, bends, true, false, false>(job, block, t);
   };
   constexpr std::true_type kYes;
   constexpr std::false_type kNo;

@@ -94,9 +94,10 @@ inline void transform_rows(const WinogradJob& job, const uint8_t* first, int64_t
 }
 
 // A' and the epilogue, for the outputs of one tile in R vectors of channels; m: products, a point every `step`.
-// kSimple: a multiply-add, a PReLU, a clamp and floats; what finish() asks of each output is known then.
-template <int R, bool kSimple>
-inline void finish_outputs(const Epilogue& e, const Ending<R>& ending, Place& to, int outputs, const float* m,
+// kSimple: a multiply-add, a PReLU if the ending is full, a clamp and floats; what finish() asks of each output is known
+// then.
+template <int R, bool kSimple, class E>
+inline void finish_outputs(const Epilogue& e, const E& ending, Place& to, int outputs, const float* m,
                            int64_t step, int64_t channel) {
   F y[kOutputs][R];
   for (int i = 0; i < R; ++i, m += kFloats) {
@@ -113,7 +114,7 @@ inline void finish_outputs(const Epilogue& e, const Ending<R>& ending, Place& to
     for (int k = 0; k < outputs; ++k)
       for (int i = 0; i < R; ++i) {
         F r = fma(y[k][i], ending.scale[i], ending.shift[i]);
-        if (ending.bend.there) r = ending.bend.of(r, i);
+        if constexpr (E::kFull) r = ending.bend.of(r, i);
         store(shifted(to.real, k * e.real.x) + channel + i * kFloats, at_most(at_least(r, ending.lo), ending.hi));
       }
   } else {
@@ -135,14 +136,18 @@ void winograd_tile(const WinogradJob& job, const Block& block, const float* cons
   for (int k = 0; k < kPoints; ++k, w += steps * kBlock)
     tile<Real, P, kAll>(cells, nullptr, k * plane, w, &all, &all + 1, products + k * P * kBlock);
   for (int c = 0; c < kBlock; c += R * kFloats) {
-    Ending<R> ending(e, block.channel + c);
-    auto finish_all = [&](auto simply) {
+    auto finish_all = [&](auto simply, const auto& ending) {
       for (int p = 0; p < P; ++p) {
         Place to = places[p];
         finish_outputs<R, simply>(e, ending, to, outputs[p], products + p * kBlock + c, P * kBlock, block.channel + c);
       }
     };
-    simple ? finish_all(std::true_type()) : finish_all(std::false_type());
+    if (simple && !e.slope) {
+      finish_all(std::true_type(), Ending<R>(e, block.channel + c));
+      continue;
+    }
+    FullEnding<R> full(e, block.channel + c);
+    simple ? finish_all(std::true_type(), full) : finish_all(std::false_type(), full);
   }
 }
 
