@@ -150,13 +150,15 @@ def _decision(survey: Survey, path: str, rule: Rule | None, kept: str | None) ->
     layer = survey.layers[path]
     binarize = kept is None and rule is not None
     cls = binary_class_of(layer)
-    scale = binarize and path in survey.needs_scale and not isinstance(cls, str) and cls.takes_scale
+    bare = path in survey.needs_scale
+    wanted = rule is not None and (bare if rule.scale is None else rule.scale)
+    scale = binarize and wanted and not isinstance(cls, str) and cls.takes_scale
     why = kept or f"{METHODS[rule.method].name} W1A{rule.act_bits}" if rule else kept
     if binarize and (reader := survey.bypassed_by(path)):
         own = reader == (path or "the model")
         why = f"{why}, packed input projection" if own else f"{why}, called where {reader} applied its weight"
     if scale:
-        why = f"{why}, scale per channel: no normalisation follows"
+        why = f"{why}, scale per channel: {'no normalisation follows' if bare else 'as its rule says'}"
     return Decision(
         path=path,
         kind=type(layer).__name__,

@@ -57,6 +57,8 @@ class Rule:
         method: row of ``irnet_convert.binary.METHODS``.
         weight_bits: 1.
         act_bits: 1 (W1A1) or 32 (W1A32: activations stay real).
+        scale: whether the layer gains a learnable scale for each output channel; None: where no normalisation
+            follows it. A family with a factor per channel of its own (ScaledStdConv2d) never does.
         optional: the rule may match nothing; presets' rules do. A user's rule that matches nothing is
             an error.
 
@@ -76,6 +78,7 @@ class Rule:
     method: str = "irnet"
     weight_bits: int = 1
     act_bits: int = 1
+    scale: bool | None = None
     optional: bool = False
 
     def __post_init__(self) -> None:
@@ -86,6 +89,7 @@ class Rule:
         self._one_of("role", (None, *ROLES))
         self._one_of("weight_bits", (1,))
         self._one_of("act_bits", (1, 32))
+        self._one_of("scale", (None, False, True))
         self._one_of("optional", (False, True))
         for key in ("name", "kind", "method"):
             self._typed(key, str)

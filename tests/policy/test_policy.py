@@ -10,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.layers.std_conv import ScaledStdConv2d
 from torch import nn
 
+from irnet_convert import BinaryConv2d, binarize
 from irnet_convert.convert import plan
 from irnet_convert.errors import IrnetError, PolicyError, UnknownNameError
 from irnet_convert.policy import PRESETS, ROLES, LayerInfo, Policy, Rule
@@ -117,6 +119,37 @@ def test_a_rule_that_matches_nothing_is_an_error(rule: dict[str, Any], hint: str
     assert actions(optional) == actions("irnet")
 
 
+@pytest.mark.parametrize(("scale", "scaled"), [(None, {"2"}), (True, {"1", "2"}), (False, set())])
+def test_scales(scale: bool | None, scaled: set[str]) -> None:
+    """Of two binary layers, of which a normalisation follows the first; not of the real ones around them."""
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(8, 8, 3) for _ in range(4)]
+    model = nn.Sequential(convs[0], convs[1], convs[2], convs[3])
+    model[1] = nn.Sequential(convs[1], nn.BatchNorm2d(8))
+    x = torch.randn(2, 8, 12, 12)
+    policy = Policy([Rule(action="keep", position=p) for p in ("first", "last")])
+    policy = Policy([*policy, Rule(action="binarize", scale=scale)])
+    paths = {"1.0": "1", "2": "2"}
+    found = plan(model, policy, example_input=x)
+    assert {paths[d.path] for d in found.decisions if d.scale} == scaled
+    assert all("scale per channel" in d.reason for d in found.decisions if d.scale)
+    student = binarize(model, policy, example_input=x)
+    for path, name in paths.items():
+        layer = student.get_submodule(path)
+        assert isinstance(layer, BinaryConv2d)
+        assert (layer.scale is not None) == (name in scaled)
+    assert student(x).isfinite().all()
+
+
+def test_a_family_with_a_gain_has_no_scale_beside_it() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), ScaledStdConv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    policy = Policy([Rule(action="keep", kind="Conv2d", position=p) for p in ("first", "last")])
+    policy = Policy([*policy, Rule(action="binarize", scale=True)])
+    found = plan(model, policy, example_input=torch.randn(1, 8, 12, 12))
+    assert [d.action for d in found.decisions] == ["keep", "binarize", "keep"]
+    assert not any(d.scale for d in found.decisions)
+
+
 def test_presets_may_match_nothing() -> None:
     tiny = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     for name in PRESETS:
@@ -135,6 +168,7 @@ def test_presets_may_match_nothing() -> None:
         (lambda: Rule(action="binarize", weight_bits=2), ["2", "1"]),
         (lambda: Rule(action="binarize", act_bits=8), ["8", "32"]),
         (lambda: Rule(action="binarize", act_bits=True), ["True", "32"]),
+        (lambda: Rule(action="binarize", scale="auto"), ["auto", "True"]),
         (lambda: Rule(action="keep", name=3), ["3", "str"]),
         (lambda: Rule(action="keep", name="re:("), ["regular expression"]),
         (lambda: Rule(action="keep", kernel_size=0), ["kernel_size"]),
@@ -184,6 +218,7 @@ rules = st.builds(
     groups=st.one_of(st.none(), st.integers(1, 64)),
     min_channels=st.one_of(st.none(), st.integers(1, 512)),
     act_bits=st.sampled_from([1, 32]),
+    scale=st.sampled_from([None, False, True]),
     optional=st.booleans(),
 )
 
