@@ -121,7 +121,10 @@ def stem_rows(seconds: float) -> list[list[str]]:
 
 
 def packed_resnet18(**more: Any) -> Any:
-    """With random statistics: of a fresh model's, which are all 0, the first layer is not filtered."""
+    """With random statistics: of a fresh model's, which are all 0, the first layer is not filtered.
+
+    With random shifts and thresholds of RPReLU and RSign too: those that are all 0 are left out.
+    """
     import timm
 
     import irnet_convert
@@ -131,6 +134,9 @@ def packed_resnet18(**more: Any) -> Any:
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.bias)
+    for name, parameter in student.named_parameters():
+        if name.endswith(("shift_in", "shift_out", "threshold")):
+            nn.init.normal_(parameter, std=0.1)
     return irnet_convert.pack(student)
 
 

@@ -20,43 +20,46 @@ inline I whole_sum(const ConvJob& job, const int32_t* counts, int64_t channel) {
   return load_ints(counts);
 }
 
-// R vectors of channels of a tile's pixels, from `done` on.
-template <class M, int R, int kBlock, class C, class E>
-[[gnu::always_inline]] inline void finish_vectors(const ConvJob& job, const Block& block, const C* counts,
-                                                  const Tile<M>& t, int64_t done, const E& ending) {
-  int64_t left = block.count - done, channel = block.channel + done;
-  auto sums = [&](int pixel, F(&r)[R]) {
-    for (int i = 0; i < R; ++i) {
-      const C* from = counts + pixel * kBlock + done + i * kFloats;
-      if constexpr (M::kCounts)
-        r[i] = M::finish(from, t.bias[pixel] + channel + i * kFloats);
-      else if constexpr (M::kIntegers)
-        r[i] = mul(to_floats(whole_sum<M>(job, from, channel + i * kFloats)), splat(t.scale[pixel]));
-      else
-        r[i] = load(from);
-    }
-  };
-  F r[R];
-  // A loop without calls keeps its constants in registers.
-  if (left >= R * kFloats && !job.epilogue.posts && !job.epilogue.signs.base) {
-    for (int pixel = 0; pixel < t.n; ++pixel) {
-      sums(pixel, r);
-      apply_first(ending, t.to[pixel], r, channel);
-      put_all(ending, t.to[pixel], r, channel);
-    }
-    return;
-  }
-  for (int pixel = 0; pixel < t.n; ++pixel) {
-    sums(pixel, r);
-    finish(job.epilogue, ending, t.to[pixel], r, channel, left < R * kFloats ? int(left) : R * kFloats);
+// R vectors of channels of a pixel's sums, from channel `done` of the block on.
+template <class M, int R, int kBlock, class C>
+[[gnu::always_inline]] inline void take_sums(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t,
+                                             int64_t done, int pixel, F (&r)[R]) {
+  for (int i = 0; i < R; ++i) {
+    const C* from = counts + pixel * kBlock + done + i * kFloats;
+    int64_t channel = block.channel + done + i * kFloats;
+    if constexpr (M::kCounts)
+      r[i] = M::finish(from, t.bias[pixel] + channel);
+    else if constexpr (M::kIntegers)
+      r[i] = mul(to_floats(whole_sum<M>(job, from, channel)), splat(t.scale[pixel]));
+    else
+      r[i] = load(from);
   }
 }
 
-// Apart, so that what is not plain costs nothing where all is.
+// R whole vectors of a tile's pixels. A loop without calls keeps its constants in registers.
+template <class M, int R, int kBlock, class C, class E>
+[[gnu::always_inline]] inline void finish_vectors(const ConvJob& job, const Block& block, const C* counts,
+                                                  const Tile<M>& t, int64_t done, const E& ending) {
+  F r[R];
+  for (int pixel = 0; pixel < t.n; ++pixel) {
+    take_sums<M, R, kBlock>(job, block, counts, t, done, pixel, r);
+    apply_first(ending, t.to[pixel], r, block.channel + done);
+    put_all(ending, t.to[pixel], r, block.channel + done);
+  }
+}
+
+// What is not simple: apart, so that it costs nothing where all is.
 template <class M, int R, int kBlock, class C>
-[[gnu::noinline]] void finish_fully(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int64_t done) {
+[[gnu::noinline]] void finish_fully(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t,
+                                    int64_t done, bool whole) {
   FullEnding<R> ending(job.epilogue, block.channel + done);
-  finish_vectors<M, R, kBlock>(job, block, counts, t, done, ending);
+  if (whole) return finish_vectors<M, R, kBlock>(job, block, counts, t, done, ending);
+  int64_t left = block.count - done;
+  F r[R];
+  for (int pixel = 0; pixel < t.n; ++pixel) {
+    take_sums<M, R, kBlock>(job, block, counts, t, done, pixel, r);
+    finish(job.epilogue, ending, t.to[pixel], r, block.channel + done, left < R * kFloats ? int(left) : R * kFloats);
+  }
 }
 
 // Channels [done, block.count) of a tile's pixels: R vectors at a time, then fewer, so that few go one by one.
@@ -65,17 +68,19 @@ template <class M, int R, int kBlock, class C>
 template <class M, int R, int kBlock, class C>
 inline void finish_tile(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t, int64_t done) {
   constexpr int64_t kHalf = R / 2 * kFloats;
-  bool plain = is_plain(job.epilogue);
+  const Epilogue& e = job.epilogue;
+  bool simple = !e.posts && !e.signs.base;
   for (; done < block.count; done += R * kFloats) {
     int64_t left = block.count - done;
     if constexpr (R > 1) {
       bool halves = kHalf % Bits::kUnitBits == 0 ? left < R * kFloats : left == kHalf;
       if (halves) return finish_tile<M, R / 2, kBlock>(job, block, counts, t, done);
     }
-    if (plain)
-      finish_vectors<M, R, kBlock>(job, block, counts, t, done, Ending<R>(job.epilogue, block.channel + done));
+    bool whole = simple && left >= R * kFloats;
+    if (whole && is_plain(e))
+      finish_vectors<M, R, kBlock>(job, block, counts, t, done, Ending<R>(e, block.channel + done));
     else
-      finish_fully<M, R, kBlock>(job, block, counts, t, done);
+      finish_fully<M, R, kBlock>(job, block, counts, t, done, whole);
   }
 }
 
