@@ -38,6 +38,7 @@ AROUND = (1, 1, 1, 1)
 #: Constants of every program; 0 is ±1 and 1 is whole numbers: their sums are exact in any order.
 BITS, WHOLE, DEPTH = 0, 1, 2
 SCALE, SHIFT, SLOPE, OUTER, THRESHOLD = 3, 4, 5, 6, 7
+GROUPED = 8
 RPRELU = (Prelu(slope=SLOPE), Affine(scale=SCALE, shift=OUTER))
 #: What follows an accumulator.
 POSTS: dict[str, tuple[Post, ...]] = {
@@ -55,6 +56,8 @@ WRITERS = {
     "binary": lambda post, c: BinaryConv(input=0, weight=BITS, padding=AROUND, post=post),
     "real": lambda post, c: Conv(input=0, weight=WHOLE, padding=AROUND, post=post),
     "depthwise": lambda post, c: Conv(input=0, weight=DEPTH, padding=AROUND, groups=c, post=post),
+    # With 70 channels a unit of bits holds channels of both groups: it cannot write bits itself.
+    "grouped": lambda post, c: Conv(input=0, weight=GROUPED, padding=AROUND, groups=2, post=post),
     "max_pool": lambda post, c: MaxPool(input=0, kernel=(3, 3), stride=(1, 1), padding=(1, 1), post=post),
     "avg_pool": lambda post, c: AvgPool(input=0, kernel=(2, 2), stride=(2, 2), post=post),
     "concat": lambda post, c: Concat(inputs=(0,), post=post),
@@ -70,6 +73,7 @@ def constants_of(channels: int) -> dict[str, Tensor]:
         "whole": torch.randint(-3, 4, (channels, channels, 3, 3)).float(),
         "depth": torch.randint(-3, 4, (channels, 1, 3, 3)).float(),
         **{name: torch.randn(channels) for name in ("scale", "shift", "slope", "outer", "threshold")},
+        "grouped": torch.randint(-3, 4, (channels, channels // 2, 3, 3)).float(),
     }
 
 
@@ -81,7 +85,9 @@ def renumbered(item: Step | Post, number: dict[int, int]) -> Any:
     return replace(item, **found, **({"post": posts} if posts else {}))
 
 
-def run_all(steps: tuple[Step, ...], outputs: tuple[int, ...], channels: int, isa: str) -> None:
+def run_all(
+    steps: tuple[Step, ...], outputs: tuple[int, ...], channels: int, isa: str, size: tuple[int, int] = (6, 8)
+) -> None:
     everything, number = list(constants_of(channels).items()), {}
     steps = tuple(renumbered(step, number) for step in steps)
     constants = dict(everything[of] for of in number)
@@ -96,7 +102,7 @@ def run_all(steps: tuple[Step, ...], outputs: tuple[int, ...], channels: int, is
     )
     stored = {name: pack_bits(value) if name == "bits" else value for name, value in constants.items()}
     blob = make_blob(program, stored)
-    x = torch.randint(-8, 9, (2, channels, 6, 8)).float()
+    x = torch.randint(-8, 9, (2, channels, *size)).float()
     x[0, 0, 0, 0] = torch.nan
     want = run_reference(program, blob, [x])
     plan = Plan(program, blob, isa)
@@ -148,3 +154,19 @@ def test_thresholds_that_cannot_be_joined(isa: str) -> None:
     run_all((given, BinaryConv(input=1, weight=BITS)), (2,), 64, isa)
     other_border = BinaryConv(input=2, weight=BITS, padding=AROUND, pad_mode="reflect")
     run_all((made, first, BinaryConv(input=2, weight=BITS, padding=AROUND), other_border), (3, 4), 64, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_thresholds_of_what_is_pooled_behind_a_convolution(kind: str, isa: str) -> None:
+    """The convolution, the pooling and the signs are one step; its input is read while they are written."""
+    pooling = {"input": 1, "kernel": (2, 2), "stride": (2, 2)}
+    steps = (
+        WRITERS["real"](POSTS["rprelu"], 64),
+        MaxPool(**pooling) if kind == "max" else AvgPool(**pooling),
+        Pointwise(input=2, post=(Affine(scale=SCALE, shift=THRESHOLD),)),
+        BinaryConv(
+            input=3, weight=BITS, padding=AROUND, post=(Affine(scale=SCALE, shift=SHIFT), Add(value=2))
+        ),
+    )
+    run_all(steps, (4,), 64, isa, size=(36, 40))
