@@ -137,6 +137,14 @@ def test_bench_of_models_and_runs(finished: Path) -> None:
         assert "1 fused region(s)" in done["facts"]["kernels"]
 
 
+def test_bench_by_rewrites() -> None:
+    more = [*QUICK, "--input-size", "1x3x16x16", "--against", "", "--layers"]
+    text = run("bench", "timm/cifar_resnet20", *more, "--rewrites", "rprelu,rsign")
+    assert "rewrites: rprelu, rsign" in text
+    assert "pointwise" in text  # thresholds that are not 0
+    assert "rewrites" not in run("bench", "timm/cifar_resnet20", *more)
+
+
 def test_bench_against_other_engines(packed: Path) -> None:
     names = "onnxruntime,onnxruntime-int8,openvino,openvino-fp32,openvino-int8"
     done = json.loads(run("bench", packed, *QUICK, "--against", names, "--json"))
@@ -181,6 +189,13 @@ def test_help_teaches(command: str) -> None:
         (["bench", "RUN/recipe.yaml"], PackedFileError, "refused"),
         (["bench", "FILE", "--stem-bits", "8"], ArgumentError, "pack the file again"),
         (["bench", "FILE", "--real-dtype", "float16"], ArgumentError, "--real-dtype for"),
+        (["bench", "FILE", "--rewrites", "rprelu"], ArgumentError, "--rewrites for"),
+        (
+            ["bench", "RUN", "--rewrites", "rprelu"],
+            ArgumentError,
+            "leave it out, or bench timm/cifar_resnet20",
+        ),
+        (["bench", "timm/cifar_resnet20", "--rewrites", "prelu"], UnknownNameError, "rprelu"),
         (["eval", "RUN", "--packed", "RUN/model.safetensors"], PackedFileError, "no metadata"),
     ],
 )

@@ -43,6 +43,7 @@ class Request:
     seconds: float = 10.0
     real_dtype: str = "float32"
     stem_bits: int | None = None
+    rewrites: list[str] | None = None
     input_size: str | None = None
     kwargs: str = "{}"
 
@@ -129,6 +130,7 @@ def _check_nothing_asks_for_packing(request: Request) -> None:
         option
         for option, is_given in (
             ("--stem-bits", request.stem_bits is not None),
+            ("--rewrites", request.rewrites is not None),
             ("--real-dtype", request.real_dtype != "float32"),
             ("--model-kwargs", request.kwargs != "{}"),
         )
@@ -154,15 +156,23 @@ def _binarized(request: Request) -> tuple[nn.Module, str, str]:
     if irnet_convert.is_binarized(model):
         from irnet_convert.train.rundir import read_recipe
 
+        if request.rewrites is not None:
+            raise ArgumentError(
+                f"--rewrites for {request.name}, which is a run, whose recipe says them",
+                expected="that option with a model, which is binarized for the benchmark",
+                mend=f"leave it out, or bench {read_recipe(Path(request.name)).model.name}",
+            )
         spec = read_recipe(Path(request.name)).model
         return model, spec.name, json.dumps(spec.kwargs)
-    student = irnet_convert.binarize(model, example_input=_example(request), inplace=True).eval()
+    student = irnet_convert.binarize(
+        model, example_input=_example(request), rewrites=request.rewrites, inplace=True
+    ).eval()
     _fill_statistics(student)
     return student, request.name, request.kwargs
 
 
 def _fill_statistics(model: nn.Module) -> None:
-    """Random statistics and scales for BatchNorm: those of a fresh model fold to almost nothing."""
+    """Random statistics and scales for BatchNorm, shifts and thresholds: a fresh model's fold to nothing."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is not None:
@@ -172,6 +182,9 @@ def _fill_statistics(model: nn.Module) -> None:
             if module.affine:
                 nn.init.normal_(module.weight)
                 nn.init.normal_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith((".shift_in", ".shift_out", ".threshold")):
+            nn.init.normal_(parameter, std=0.1)
 
 
 def _recorded_size(student: nn.Module) -> list[int]:
@@ -201,6 +214,8 @@ def _facts(
 ) -> tuple[dict[str, str], list[str]]:  # fmt: skip
     report = subject.packed.report()
     facts = {"file": f"{subject.file.stat().st_size / 1e6:.3f} MB", "kernels": report.summary()}
+    if request.rewrites is not None:
+        facts["rewrites"] = ", ".join(request.rewrites) or "none"
     if request.fresh:
         facts.update(
             _from_fresh_processes(subject, request, "x".join(map(str, (request.batch, *size))), progress)

@@ -11,8 +11,10 @@ from irnet_convert.cli.options import (
     InputSize,
     ModelName,
     PolicyName,
+    Rewrites,
     example_sized,
     model_named,
+    named,
     out,
     read_policy,
     show,
@@ -22,12 +24,7 @@ from irnet_convert.cli.options import (
 def plan(
     model: ModelName,
     policy: PolicyName = None,
-    rewrites: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated rewrites out of activation, shortcut; '' for none. Default: both."
-        ),
-    ] = None,
+    rewrites: Rewrites = None,
     input_size: InputSize = None,
     kwargs: Annotated[
         str, typer.Option("--model-kwargs", help='Arguments of the model as JSON: {"num_classes": 10}.')
@@ -42,7 +39,7 @@ def plan(
 
     found = irnet_convert.plan(
         model_named(model, kwargs), read_policy(policy), example_input=example_sized(input_size),
-        rewrites=None if rewrites is None else [r for r in rewrites.split(",") if r],
+        rewrites=named(rewrites),
     )  # fmt: skip
     show(found, as_json)
     if not as_json:

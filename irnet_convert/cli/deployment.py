@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from irnet_convert.cli.options import AsJson, InputSize, out
+from irnet_convert.cli.options import AsJson, InputSize, Rewrites, named, out
 from irnet_convert.errors import ArgumentError, UnknownNameError, nearest
 
 _REAL = ("float32", "float16", "bfloat16")
@@ -111,6 +111,7 @@ def bench(
         str, typer.Option("--real-dtype", help="Of a MODEL's real weights: float32, float16 or bfloat16.")
     ] = "float32",
     stem_bits: StemBits = None,
+    rewrites: Rewrites = None,
     input_size: InputSize = None,
     kwargs: Annotated[
         str, typer.Option("--model-kwargs", help='Arguments of the model as JSON: {"num_classes": 10}.')
@@ -132,6 +133,7 @@ def bench(
     request = Request(
         name=name, against=names, threads=threads, batch=batch, layers=layers, fresh=fresh, seconds=seconds,
         real_dtype=real_dtype, input_size=input_size, kwargs=kwargs, chart=chart, stem_bits=stem_bits,
+        rewrites=named(rewrites),
     )  # fmt: skip
     with out.status("starting") as status:
         found = run(request, status.update)

@@ -29,6 +29,13 @@ PolicyName = Annotated[
     str | None,
     typer.Option("--policy", help="Name of a preset (irnet, irnet_w1a32, interior) or a YAML file."),
 ]
+Rewrites = Annotated[
+    str | None,
+    typer.Option(
+        "--rewrites",
+        help="Comma-separated: activation, shortcut (the default), rprelu, rsign, head_norm; '' for none.",
+    ),
+]
 InputSize = Annotated[
     str | None,
     typer.Option(
@@ -52,6 +59,11 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Recipe keys to set, as in epochs=2 optimizer.lr=1e-3.", metavar="[KEY=VALUE]..."),
 ]
+
+
+def named(rewrites: str | None) -> list[str] | None:
+    """What ``--rewrites`` names; None: the default ones."""
+    return None if rewrites is None else [name for name in rewrites.split(",") if name]
 
 
 def show(item: Any, as_json: bool) -> None:

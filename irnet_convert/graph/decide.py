@@ -159,6 +159,8 @@ def _decision(survey: Survey, path: str, rule: Rule | None, kept: str | None) ->
         why = f"{why}, packed input projection" if own else f"{why}, called where {reader} applied its weight"
     if scale:
         why = f"{why}, scale per channel: {'no normalisation follows' if bare else 'as its rule says'}"
+    elif binarize and bare and rule and rule.scale is False:
+        why = f"{why}, no scale, though no normalisation follows: as its rule says"
     return Decision(
         path=path,
         kind=type(layer).__name__,

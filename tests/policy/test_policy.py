@@ -133,6 +133,7 @@ def test_scales(scale: bool | None, scaled: set[str]) -> None:
     found = plan(model, policy, example_input=x)
     assert {paths[d.path] for d in found.decisions if d.scale} == scaled
     assert all("scale per channel" in d.reason for d in found.decisions if d.scale)
+    assert [d.path for d in found.decisions if "no scale" in d.reason] == (["2"] if scale is False else [])
     student = binarize(model, policy, example_input=x)
     for path, name in paths.items():
         layer = student.get_submodule(path)
