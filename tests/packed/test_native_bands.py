@@ -21,6 +21,8 @@ from irnet_convert.packed.steps import (
     ConstSpec,
     Conv,
     MaxPool,
+    Pointwise,
+    Prelu,
     Program,
     Step,
     ValueSpec,
@@ -261,3 +263,31 @@ def test_a_shortcut_added_before_pooling(isa: str, conv: dict) -> None:
         (found,) = ran(program, weight, x, isa, threads)
         map64 = 2 * conv64(x, weight, {**conv, "stride": (1, 1)})
         torch.testing.assert_close(found.double(), F.max_pool2d(map64, 3, 2, 1), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("size", [(33, 50), (64, 64)])
+def test_rprelu_behind_a_filtered_convolution(size: tuple[int, int], pooled: bool, isa: str) -> None:
+    """The same numbers as in a step of its own: nothing but the sums is rounded otherwise."""
+    torch.manual_seed(0)
+    weight = weights_of(3, STEM)
+    x = torch.randn(2, 3, *size)
+    bend = (Prelu(slope=3), Affine(scale=4, shift=5), Clamp(min=-2.0, max=3.0))
+    plain = program_of(weight, STEM)
+    more = tuple(ConstSpec(name=name, dtype="f32", shape=(64,)) for name in ("slope", "outer", "added"))
+    values = {
+        "w": weight,
+        **{name: torch.randn(64) for name in ("scale", "shift", "slope", "outer", "added")},
+    }
+    conv = plain.steps[0]
+    assert isinstance(conv, Conv)
+    inside, apart = (replace(conv, post=(*conv.post, *bend)),), (conv, Pointwise(input=1, post=bend))
+    found = []
+    for steps in (inside, apart):
+        if pooled:
+            steps = (*steps, MaxPool(input=len(steps), kernel=(3, 3), stride=(2, 2), padding=(1, 1)))
+        program = replace(plain, constants=(*plain.constants, *more), steps=steps, outputs=(len(steps),))
+        found += Plan(program, make_blob(program, values), isa).run([x])
+    assert torch.equal(*found)
+    assert (found[0] < 0).any()

@@ -138,6 +138,14 @@ def test_thresholds(writer: str, channels: int, post: str, isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_signs_of_a_prelu_alone(isa: str) -> None:
+    """With a slope below 0 they are not those of what it is given."""
+    prelu = Pointwise(input=0, post=(Prelu(slope=SLOPE),))
+    for channels in (64, 128):
+        run_all((prelu, BinaryConv(input=1, weight=BITS)), (2,), channels, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_thresholds_that_cannot_be_joined(isa: str) -> None:
     """Two readers with thresholds of their own, one with none; a threshold that others read as numbers."""
     made = WRITERS["binary"](POSTS["rprelu"], 64)

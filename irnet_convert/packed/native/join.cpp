@@ -77,7 +77,7 @@ void note_turns(Layout& layout, const Program& program, const std::vector<Prepar
     ValueLayout &to = layout.values[program.inputs + i], &from = layout.values[size_t(s.inputs[0])];
     if (size_t(s.inputs[0]) < program.inputs || from.turned >= 0) continue;
     const Prepared& writer = prepared[size_t(s.inputs[0]) - program.inputs];
-    if (!writer.writes_bits || writer.method == Method::kFlatten) continue;
+    if (!writer.writes_bits) continue;
     if (to.tensors.size() != 1 || to.tensors[0].form.kind != FormKind::kBits || !to.tensors[0].direct) continue;
     bool bits = std::any_of(from.tensors.begin(), from.tensors.end(),
                             [](const Tensor& t) { return t.form.kind == FormKind::kBits && t.direct; });

@@ -37,8 +37,7 @@ struct PostOp {
 
 // What follows an accumulator, and where the result goes: to any of the three forms. First what nearly every
 // layer has, as far as it is there: y = y * scale + shift, then y + add, then a PReLU, then a clamp; then any other
-// post. A PReLU (see Bend in finish.h) may have a multiply-add before it, which without `add` is the first one, and
-// one behind it.
+// post. A PReLU (see Bend in finish.h) may have a multiply-add before it, beside the first one, and one behind it.
 struct Epilogue {
   const float* scale = nullptr;
   const float* shift = nullptr;
@@ -51,7 +50,7 @@ struct Epilogue {
   const PostOp* post = nullptr;
   int64_t posts = 0;
   View real, signs, bits;
-  const float *turn_scale = nullptr, *turn_shift = nullptr;  // bits: of y * turn_scale + turn_shift
+  const float *turn_scale = nullptr, *turn_shift = nullptr;  // bits: of y * turn_scale + turn_shift; there is a real form then
 };
 
 // Pixels of a result, flattened: index = (n * h + y) * w + x.

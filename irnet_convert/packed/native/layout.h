@@ -18,7 +18,7 @@ struct Tensor {
   int64_t bytes = 0, offset = 0;
   int64_t scales = 0;             // ints: where the images' scales start
   int64_t first = 0, last = 0;  // the steps (inputs 0, step i is i + 1) between which it is alive
-  bool direct = false;          // written by its step; else a copy of the real form
+  bool direct = false;          // written by its step, or by another for it; else a copy of the real form
   bool gives = false;           // an output that nothing else reads: may be written where it is wanted
   Tensor* over = nullptr;       // what it takes the place of, number by number
 };
