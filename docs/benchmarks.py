@@ -121,22 +121,14 @@ def stem_rows(seconds: float) -> list[list[str]]:
 
 
 def packed_resnet18(**more: Any) -> Any:
-    """With random statistics: of a fresh model's, which are all 0, the first layer is not filtered.
-
-    With random shifts and thresholds of RPReLU and RSign too: those that are all 0 are left out.
-    """
+    """With random statistics, shifts and thresholds."""
     import timm
 
     import irnet_convert
+    from irnet_convert.packed.bench_engines import fill_statistics
 
-    torch.manual_seed(0)
     student = irnet_convert.binarize(timm.create_model("resnet18"), inplace=True, **more).eval()
-    for module in student.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.bias)
-    for name, parameter in student.named_parameters():
-        if name.endswith(("shift_in", "shift_out", "threshold")):
-            nn.init.normal_(parameter, std=0.1)
+    fill_statistics(student)
     return irnet_convert.pack(student)
 
 

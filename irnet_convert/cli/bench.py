@@ -20,7 +20,7 @@ from irnet_convert.cli.options import example_sized, model_named
 from irnet_convert.errors import ArgumentError, IrnetError
 from irnet_convert.packed import engine
 from irnet_convert.packed.bench import Result, StepTable, time_in_turns
-from irnet_convert.packed.bench_engines import Match, contestants
+from irnet_convert.packed.bench_engines import Match, contestants, fill_statistics
 from irnet_convert.packed.bench_steps import StepTime, binary_share, step_times
 from irnet_convert.packed.file import load_packed, save_packed
 from irnet_convert.packed.model import PackedModel
@@ -167,24 +167,8 @@ def _binarized(request: Request) -> tuple[nn.Module, str, str]:
     student = irnet_convert.binarize(
         model, example_input=_example(request), rewrites=request.rewrites, inplace=True
     ).eval()
-    _fill_statistics(student)
+    fill_statistics(student)
     return student, request.name, request.kwargs
-
-
-def _fill_statistics(model: nn.Module) -> None:
-    """Random statistics and scales for BatchNorm, shifts and thresholds: a fresh model's fold to nothing."""
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is not None:
-            assert module.running_var is not None
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2.0)
-            if module.affine:
-                nn.init.normal_(module.weight)
-                nn.init.normal_(module.bias)
-    for name, parameter in model.named_parameters():
-        if name.endswith((".shift_in", ".shift_out", ".threshold")):
-            nn.init.normal_(parameter, std=0.1)
 
 
 def _recorded_size(student: nn.Module) -> list[int]:

@@ -14,9 +14,9 @@ from irnet_convert.cli.options import (
     Rewrites,
     example_sized,
     model_named,
-    named,
     out,
     read_policy,
+    rewrites_named,
     show,
 )
 
@@ -39,7 +39,7 @@ def plan(
 
     found = irnet_convert.plan(
         model_named(model, kwargs), read_policy(policy), example_input=example_sized(input_size),
-        rewrites=named(rewrites),
+        rewrites=rewrites_named(rewrites),
     )  # fmt: skip
     show(found, as_json)
     if not as_json:

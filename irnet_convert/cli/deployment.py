@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from irnet_convert.cli.options import AsJson, InputSize, Rewrites, named, out
+from irnet_convert.cli.options import AsJson, InputSize, Rewrites, out, rewrites_named
 from irnet_convert.errors import ArgumentError, UnknownNameError, nearest
 
 _REAL = ("float32", "float16", "bfloat16")
@@ -133,7 +133,7 @@ def bench(
     request = Request(
         name=name, against=names, threads=threads, batch=batch, layers=layers, fresh=fresh, seconds=seconds,
         real_dtype=real_dtype, input_size=input_size, kwargs=kwargs, chart=chart, stem_bits=stem_bits,
-        rewrites=named(rewrites),
+        rewrites=rewrites_named(rewrites),
     )  # fmt: skip
     with out.status("starting") as status:
         found = run(request, status.update)

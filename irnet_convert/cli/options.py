@@ -61,7 +61,7 @@ Overrides = Annotated[
 ]
 
 
-def named(rewrites: str | None) -> list[str] | None:
+def rewrites_named(rewrites: str | None) -> list[str] | None:
     """What ``--rewrites`` names; None: the default ones."""
     return None if rewrites is None else [name for name in rewrites.split(",") if name]
 

@@ -108,8 +108,8 @@ class StepTable:
     limit: float
 
     def __rich__(self) -> Table:
-        pooled = any(one.pooled for one in self.steps)
-        table = Table(box=SIMPLE, caption="↑ in the time of the step above" if pooled else None)
+        joined = any(one.joined for one in self.steps)
+        table = Table(box=SIMPLE, caption="↑ in the time of a step above" if joined else None)
         for name in ("step", "layer", "output", "µs", "GMAC/s", "limit"):
             table.add_column(name, justify="left" if name in ("step", "layer") else "right", no_wrap=True)
         for one in self.steps:
@@ -117,7 +117,7 @@ class StepTable:
             binary = one.kind.startswith("binary") and self.limit
             table.add_row(
                 one.kind, one.name, "×".join(map(str, one.shape[1:])),
-                "↑" if one.pooled else f"{one.seconds * 1e6:.0f}",
+                "↑" if one.joined else f"{one.seconds * 1e6:.0f}",
                 f"{rate / 1e9:.0f}" if one.macs else "", f"{rate / self.limit:.0%}" if binary else "",
             )  # fmt: skip
         return table

@@ -24,6 +24,25 @@ from irnet_convert.packed.bench import Contestant
 from irnet_convert.packed.model import PackedModel
 
 
+def fill_statistics(model: nn.Module) -> None:
+    """Random statistics and scales of BatchNorm, shifts and thresholds for a fresh binarized model, in place.
+
+    Its own fold to nothing: packed, it would be faster than any trained network.
+    """
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is not None:
+            assert module.running_var is not None
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+            if module.affine:
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith((".shift_in", ".shift_out", ".threshold")):
+            nn.init.normal_(parameter, std=0.1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Match:
     """The network and how it is run.

@@ -28,7 +28,8 @@ class StepTime:
         shape: of its output.
         seconds: median.
         macs: multiply-adds, padded places included; 0 for steps without weights.
-        pooled: a pooling that was done with the convolution before it, whose time holds both.
+        joined: done with a step before it, whose time holds both: a pooling, or a threshold whose signs are
+            read.
     """
 
     kind: str
@@ -36,7 +37,7 @@ class StepTime:
     shape: tuple[int, ...]
     seconds: float
     macs: int
-    pooled: bool = False
+    joined: bool = False
 
 
 def step_times(packed: PackedModel, images: Tensor) -> list[StepTime]:
@@ -109,7 +110,7 @@ def _region(program: Program, plan: engine.Plan, inputs: list[Tensor]) -> list[S
             shape=shape,
             seconds=seconds,
             macs=macs,
-            pooled=seconds == 0,  # exactly: the native code says so
+            joined=seconds == 0,  # exactly: the native code says so
         )
         for (kind, name, shape, macs), seconds in zip(rows, median, strict=True)
     ]

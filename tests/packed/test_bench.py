@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from chosen_cases import stem_cases
 from packed_cases import packed_of, small_resnet
 from rich.console import Console
@@ -20,6 +21,8 @@ from irnet_convert.packed import engine
 from irnet_convert.packed.bench import Contestant, Result, StepTable, Timing, time_in_turns
 from irnet_convert.packed.bench_engines import Match, contestants
 from irnet_convert.packed.bench_steps import StepTime, _region, binary_share, step_times
+from irnet_convert.packed.blob import make_blob
+from irnet_convert.packed.steps import Add, Affine, BinaryConv, ConstSpec, Pointwise, Program, ValueSpec
 
 
 def timing(name: str, median: float) -> Timing:
@@ -141,9 +144,35 @@ def test_pooling_that_is_one_step_with_its_convolution_says_so() -> None:
     case = stem_cases()[0]
     plan = engine.Plan(case.program, case.blob)
     conv, pool, binary = _region(case.program, plan, case.inputs)[1:-1]
-    assert (conv.pooled, pool.pooled, binary.pooled) == (False, True, False)
+    assert (conv.joined, pool.joined, binary.joined) == (False, True, False)
     text = shown(StepTable(steps=[conv, pool, binary], limit=0.0))
-    assert "↑ in the time of the step above" in text
+    assert "↑ in the time of a step above" in text
     apart = replace(case.program, outputs=(1, 3))
-    assert not any(step.pooled for step in _region(apart, engine.Plan(apart, case.blob), case.inputs))
+    assert not any(step.joined for step in _region(apart, engine.Plan(apart, case.blob), case.inputs))
     assert "↑" not in shown(StepTable(steps=[conv, binary], limit=0.0))
+
+
+@pytest.mark.skipif(not engine.available_isas(), reason="the native library was not built")
+def test_a_threshold_whose_signs_the_step_before_it_writes_says_so() -> None:
+    first, threshold, block = (f"m.{name}" for name in ("w", "shift", "v"))
+    program = Program(
+        inputs=(ValueSpec(layout="map", rank=4, channels=64),),
+        constants=(
+            ConstSpec(name=first, dtype="bits", shape=(64, 64, 3, 3)),
+            ConstSpec(name=threshold, dtype="f32", shape=(64,)),
+            ConstSpec(name=block, dtype="bits", shape=(64, 64, 1, 1)),
+        ),
+        steps=(
+            BinaryConv(input=0, weight=0),
+            Pointwise(input=1, post=(Affine(scale=1, shift=1),)),
+            BinaryConv(input=2, weight=2, post=(Add(value=1),)),
+        ),
+        outputs=(3,),
+    )
+    tensors = {
+        first: torch.zeros(64, 72, dtype=torch.uint8), threshold: torch.ones(64),
+        block: torch.zeros(64, 8, dtype=torch.uint8),
+    }  # fmt: skip
+    plan = engine.Plan(program, make_blob(program, tensors))
+    rows = _region(program, plan, [torch.randn(1, 64, 8, 8)])[1:-1]
+    assert [row.joined for row in rows] == [False, True, False]

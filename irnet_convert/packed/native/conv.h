@@ -50,7 +50,7 @@ template <class M, int R, int kBlock, class C, class E>
 
 // What is not simple: apart, so that it costs nothing where all is.
 template <class M, int R, int kBlock, class C>
-[[gnu::noinline]] void finish_fully(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t,
+[[gnu::noinline]] void finish_vectors_fully(const ConvJob& job, const Block& block, const C* counts, const Tile<M>& t,
                                     int64_t done, bool whole) {
   FullEnding<R> ending(job.epilogue, block.channel + done);
   if (whole) return finish_vectors<M, R, kBlock>(job, block, counts, t, done, ending);
@@ -80,7 +80,7 @@ inline void finish_tile(const ConvJob& job, const Block& block, const C* counts,
     if (whole && is_plain(e))
       finish_vectors<M, R, kBlock>(job, block, counts, t, done, Ending<R>(e, block.channel + done));
     else
-      finish_fully<M, R, kBlock>(job, block, counts, t, done, whole);
+      finish_vectors_fully<M, R, kBlock>(job, block, counts, t, done, whole);
   }
 }
 

@@ -50,7 +50,8 @@ IRN_API int irn_plan_shapes(irn_plan* plan, const irn_tensor* in, size_t n_in, i
                             char* err, size_t err_size);
 
 /* Runs the program. times, if not NULL, receives seconds for every step of the program, the taking in of
- * inputs before them and the writing of outputs after them: n_times = steps + 2. */
+ * inputs before them and the writing of outputs after them: n_times = steps + 2. One that was done with a step before
+ * it has 0, and that step the time of both. */
 IRN_API int irn_plan_run(irn_plan* plan, const irn_tensor* in, size_t n_in, irn_tensor* out, size_t n_out,
                          int threads, double* times, size_t n_times, char* err, size_t err_size);
 

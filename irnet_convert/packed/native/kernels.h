@@ -50,7 +50,7 @@ struct Epilogue {
   const PostOp* post = nullptr;
   int64_t posts = 0;
   View real, signs, bits;
-  const float *turn_scale = nullptr, *turn_shift = nullptr;  // bits: of y * turn_scale + turn_shift; there is a real form then
+  const float *turn_scale = nullptr, *turn_shift = nullptr;  // bits of y * turn_scale + turn_shift, beside the real form
 };
 
 // Pixels of a result, flattened: index = (n * h + y) * w + x.

@@ -218,6 +218,7 @@ void Plan::run_whole(const irn_tensor* in, size_t n_in, const irn_tensor* out, s
   for (size_t i = 0; i < program_.steps.size();) {
     size_t done = call.step(i);
     lap(++i);
+    if (times && layout.values[program_.inputs + i - 1].by_another) times[i] = 0;  // its writer has its time
     for (; done > 1; --done, ++i)  // of two that were one the first has their time
       if (times) times[i + 1] = 0;
   }
