@@ -7,26 +7,20 @@ layer it is a subclass of, and says how the binarized operands meet (``_contract
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irnet_convert.binary import METHODS
-from irnet_convert.binary.sign import shape_only
 from irnet_convert.errors import ArgumentError
 from irnet_convert.layers.options import Options, check_options
 from irnet_convert.layers.plain import PlainForm
-from irnet_convert.layers.real import magnitude
-from irnet_convert.layers.signed import MadeWeight
-from irnet_convert.layers.surrogate import SurrogateState
-
-#: Weights of which a copy is made at a time where the initial scale is computed.
-_AT_ONCE = 1 << 16
+from irnet_convert.layers.signed import scale_sums
 
 
-class BinaryLayer(PlainForm, SurrogateState):
+class BinaryLayer(PlainForm):
     """Mixin: a layer whose weights, and by default inputs, are binary in the forward pass.
 
     ``weight`` holds the real-valued latents under the dense layer's name, so that a full-precision checkpoint
@@ -166,133 +160,65 @@ class BinaryLayer(PlainForm, SurrogateState):
         return x - self.threshold.reshape(-1, *[1] * self.trailing).to(x.dtype)
 
     @property
-    def takes_signs(self) -> bool:
-        """Whether the sign of the input is taken: ``act_bits`` is 1, and activations are not real for now."""
-        return self.act_bits == 1 and not self.real_activations
-
-    @property
     def operator(self) -> nn.Module:
         """The module each of whose calls is one product with the binary weight: the layer itself, unless it
         does more than that.
         """
         return self
 
-    def forward(self, input: Tensor, zero_pad: Sequence[int] | None = None, **how: Any) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        zero_pad: Sequence[int] | None = None,
+        bias: Tensor | Literal[True] | None = True,
+        **how: Any,
+    ) -> Tensor:
         """Sign, then padding, then the layer's own arithmetic on binary weights.
+
+        Sums of signs are made of ±2^s, which is exact, and then multiplied by the factor per output channel:
+        ten of +scale and ten of −scale would seldom sum to 0, and the next sign may hang on that.
 
         Args:
             input: as the dense layer takes it.
             zero_pad: amounts as for ``F.pad``. Applied after the sign, so that a padded place contributes 0:
                 what an explicit zero padding in front of the dense layer becomes.
+            bias: True for the layer's own, else what takes its place.
             **how: what else this family's ``_contract`` takes.
 
         Returns:
             As the dense layer does.
         """
         ede, input = self._ede_of_this_pass(), self.shifted(input)
-        if self.takes_signs and zero_pad is None:
-            return self._contract_signs(input, ede, **how)
-        x = METHODS[self.method].binarize_activation(input, ede) if self.takes_signs else input
+        added = self.bias if bias is True else bias
+        if self.takes_signs:
+            return self._contract_signs(input, ede, added, zero_pad, **how)
         if zero_pad is not None:
-            x = F.pad(x, list(zero_pad))
-        return self._contract(x, self._scaled_weight(ede), **how)
+            input = F.pad(input, list(zero_pad))
+        return self._contract(input, self._scaled_weight(ede), added, **how)
 
-    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
+    def _contract_signs(
+        self, x: Tensor, ede: Tensor, bias: Tensor | None, zero_pad: Sequence[int] | None, **how: Any
+    ) -> Tensor:
         """``_contract`` on the signs of x. Families whose arithmetic allows it keep one tensor of x for the
-        backward pass instead of two, and none of the weight (layers/signed.py).
+        backward pass instead of two, and none of the weight and the sums (layers/signed.py).
         """
         signs = METHODS[self.method].binarize_activation(x, ede)
-        return self._contract(signs, self._scaled_weight(ede), **how)
-
-    def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The layer's own arithmetic: x and weight as they are, with its bias."""
-        raise NotImplementedError
-
-    def _filters(self, weight: Tensor) -> Tensor:
-        """The weights with the output channel in front: (out, what one output channel is made of, ...)."""
-        return weight
-
-    def _from_filters(self, filters: Tensor) -> Tensor:
-        """The inverse of :meth:`_filters`."""
-        return filters
-
-    def binary_weight(self) -> Tensor:
-        """The ±2^s weights that the forward pass uses, without any scale.
-
-        Returns:
-            Shape, dtype and device of ``weight``; differentiable in it.
-        """
-        filters = METHODS[self.method].binarize_weight(self._filters(self.weight), self._ede_of_this_pass())
-        return self._from_filters(filters).to(self.weight.dtype)
-
-    def _scaled_weight(self, ede: Tensor) -> Tensor:
-        """±2^s times the factor per output channel, rounded to the weight's dtype once."""
-        return self._weight_of(self.weight, self._factor(), ede)
-
-    def _weight_of(self, latent: Tensor, factor: Tensor | None, ede: Tensor) -> Tensor:
-        if shape_only(latent):
-            return latent.detach().clone()
-        filters = self._filters(latent)
-        if self.real_weights:
-            filters = self._real_filters(filters, at_factor=factor is not None and self.takes_scale)
-        else:
-            filters = METHODS[self.method].binarize_weight(filters, ede)
-        if factor is not None:
-            filters = filters * factor.reshape(-1, *[1] * (filters.dim() - 1)).to(filters.dtype)
-        return self._from_filters(filters).to(latent.dtype)
-
-    def _real_filters(self, filters: Tensor, *, at_factor: bool) -> Tensor:
-        """The weights as the dense layer convolves with them, (out, ...), differentiable.
-
-        Args:
-            filters: latents.
-            at_factor: divide each filter by its magnitude, which the factor per output channel then gives it.
-                The factor begins as that magnitude, so that nothing changes, and it means the same before and
-                after weights become binary.
-        """
-        return filters / magnitude(filters) if at_factor else filters
-
-    def _made_weight(self) -> MadeWeight:
-        """:meth:`_scaled_weight`, yet to be made."""
+        if zero_pad is not None:
+            signs = F.pad(signs, list(zero_pad))
         factor = self._factor()
-        even = factor is None and not self.real_weights
-        return MadeWeight(latent=self.weight, factor=factor, make=self._weight_of, even=even)
+        if factor is None or not self.scales_sums:
+            return self._contract(signs, self._scaled_weight(ede), bias, **how)
+        sums = self._contract(signs, self._weight_of(self.weight, None, ede), None, **how)
+        return scale_sums(sums, factor, bias, self.trailing)
 
-    def _factor(self) -> Tensor | None:
-        """The factor per output channel, of any shape with (out,) elements."""
-        return self.scale
-
-    def _initial_scale(self, weight: Tensor) -> Tensor:
-        """mean|w − mean(w)| per output channel: the magnitude that binarization takes from the weights.
-
-        Args:
-            weight: latents, shape of the layer's weight.
-
-        Returns:
-            (out,), dtype and device of ``weight``.
-        """
-        if weight.is_meta:  # as shape_only says of the weight itself
-            return weight.new_empty(self._filters(weight).shape[0])
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        filters = self._filters(weight.detach())
-        # A few filters at a time: a conversion in place must not hold a large layer's weights twice.
-        some = max(1, _AT_ONCE // filters[0].numel())
-        parts = (part.flatten(1).to(wide) for part in filters.split(some))
-        found = [(part - part.mean(1, keepdim=True)).abs_().mean(1) for part in parts]
-        return torch.cat(found).to(weight.dtype)
+    def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's own arithmetic: x, weight and bias as they are."""
+        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Initialise the latents and bias as the dense layer does, and the scale from them."""
         super().reset_parameters()  # type: ignore[misc]
         self.reset_scale()
-
-    @torch.no_grad()
-    def reset_scale(self) -> None:
-        """Set the scale, where there is one, from the latents: after these were changed by hand."""
-        # The dense constructor initialises before there is a scale.
-        scale = self._parameters.get("scale")
-        if scale is not None:
-            scale.copy_(self._initial_scale(self.weight))
 
     # -- loading
 

@@ -33,8 +33,9 @@ def set_compact(model: nn.Module, on: bool = True) -> None:
       distances from it as shares of the largest.
 
     All but the first and the last two are exact. Layers that take the sign apart from their product keep
-    their input as it is: Same padding, padding modes other than zeros, an explicit padding in front,
-    attention; so do real activations and RPReLU. Under ``torch.compile`` the first two hold, and the compiler
+    their input as it is: padding modes other than zeros, images without a batch, an explicit padding in front
+    of a transposed convolution, a linear layer or SAME padding; and, compiled, SAME padding and any explicit
+    one. So do real activations and RPReLU. Under ``torch.compile`` the first two hold, and the compiler
     chooses what it keeps of the others. In half precision a BatchNorm and a LayerNorm keep what they kept.
 
     It is not saved with the network. Modules that are put in later (``convert_sync_batchnorm``) do not know

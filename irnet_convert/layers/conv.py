@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from irnet_convert.binary import METHODS
@@ -90,21 +91,39 @@ class BinaryConvNd(BinaryLayer):
         """Number of places that a kernel covers."""
         return kernel_size**cls.dims if isinstance(kernel_size, int) else prod(kernel_size)
 
-    def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv: Any = self
-        return conv._conv_forward(x, weight, self.bias)
+        return conv._conv_forward(x, weight, bias)
 
-    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
+    def _contract_signs(
+        self, x: Tensor, ede: Tensor, bias: Tensor | None, zero_pad: Sequence[int] | None, **how: Any
+    ) -> Tensor:
         conv: Any = self
-        if x.dim() < self.weight.dim() or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            return super()._contract_signs(x, ede, **how)
+        if x.dim() < self.weight.dim() or conv.padding_mode != "zeros":
+            return super()._contract_signs(x, ede, bias, zero_pad, **how)
+        padding, extra = self._own_padding(x)
+        if zero_pad is not None:
+            # Compiled, amounts may be symbols; and what SAME adds depends on the size after this padding.
+            if any(extra) or torch.compiler.is_compiling():
+                return super()._contract_signs(x, ede, bias, zero_pad, **how)
+            extra = zero_pad
         geometry = Geometry(
-            stride=conv.stride, padding=conv.padding, dilation=conv.dilation, transposed=False,
+            stride=conv.stride, padding=padding, dilation=conv.dilation, transposed=False,
             output_padding=(0,) * self.dims, groups=conv.groups,
         )  # fmt: skip
         return signed_conv(
-            x, self._made_weight(), self.bias, ede, METHODS[self.method], geometry, compact=self.compact
+            x, self._made_weight(), bias, ede, METHODS[self.method], geometry, extra, compact=self.compact
         )
+
+    def _own_padding(self, x: Tensor) -> tuple[Sequence[int], Sequence[int]]:
+        """What the layer pads by: zeros on both sides alike; and as for ``F.pad`` where they differ."""
+        conv: Any = self
+        if not isinstance(conv.padding, str):
+            return conv.padding, ()
+        sides = conv._reversed_padding_repeated_twice  # last dimension first, left and right
+        if sides[::2] == sides[1::2]:
+            return tuple(sides[-1::-2]), ()
+        return (0,) * self.dims, sides
 
     def _empty_plain(self) -> nn.Module:
         conv: Any = self

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irnet_convert.binary import sign
+from irnet_convert.layers.signed import scale_sums
 
 
 class Shift(nn.Module):
@@ -44,13 +45,28 @@ class SignedLayer(nn.Module):
         layer: a plain convolution, transposed convolution or linear layer.
         sign: the sign, or what else the input goes through first; None for real-valued activations.
         same_pad: pad to TensorFlow's SAME size, by the input's size, before ``layer``.
+        scale: factor per output channel of what ``layer``, without a bias of its own, returns: (O,) elements.
+        bias: what is added behind the scale, (O,).
     """
 
-    def __init__(self, layer: nn.Module, *, sign: Shift | None, same_pad: bool = False) -> None:
+    scale: Tensor | None
+    added: nn.Parameter | None
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        *,
+        sign: Shift | None,
+        same_pad: bool = False,
+        scale: Tensor | None = None,
+        bias: nn.Parameter | None = None,
+    ) -> None:
         super().__init__()
         self.sign = sign
         self.layer = layer
         self.same_pad = same_pad
+        self.register_buffer("scale", scale)
+        self.register_parameter("added", bias)
 
     @property
     def weight(self) -> Tensor:
@@ -59,8 +75,8 @@ class SignedLayer(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """The plain layer's, for owners that read it."""
-        return self.layer._parameters["bias"]
+        """What is added, for owners that read it."""
+        return self.layer._parameters["bias"] if self.scale is None else self.added
 
     def forward(
         self,
@@ -85,6 +101,9 @@ class SignedLayer(nn.Module):
             x = F.pad(x, list(zero_pad))
         if self.same_pad and isinstance(self.layer, nn.Conv2d):
             x = F.pad(x, same_padding(x, self.layer))
+        if self.scale is not None:
+            sums = self.layer(x, *more, **named)
+            return scale_sums(sums, self.scale, self.added if bias is True else bias, self.weight.dim() - 2)
         if bias is not True:
             return F.linear(x, self.weight, bias)
         return self.layer(x, *more, **named)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,14 +53,15 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
         self._make_binary(options)
 
-    def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | Literal[True] | None = True) -> Tensor:
-        """``bias`` takes the place of the layer's own, unless it is True."""
-        return F.linear(x, weight, self.bias if bias is True else bias)
+    def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
 
-    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
-        bias = how.get("bias", True)
-        own = self.bias if bias is True else bias
-        return signed_linear(x, self._made_weight(), own, ede, METHODS[self.method], compact=self.compact)
+    def _contract_signs(
+        self, x: Tensor, ede: Tensor, bias: Tensor | None, zero_pad: Sequence[int] | None, **how: Any
+    ) -> Tensor:
+        if zero_pad is not None:
+            return super()._contract_signs(x, ede, bias, zero_pad, **how)
+        return signed_linear(x, self._made_weight(), bias, ede, METHODS[self.method], compact=self.compact)
 
     def _empty_plain(self) -> nn.Linear:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

@@ -9,16 +9,20 @@ stay what they are and every projection can be watched, and packed, as any other
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irnet_convert.binary import METHODS
 from irnet_convert.errors import ArgumentError
 from irnet_convert.layers.attention import attention
 from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.dense import Shift
+from irnet_convert.layers.signed import scale_sums, signed_linear
 
 #: The child's name.
 PROJECTION = "in_proj"
@@ -110,42 +114,42 @@ class CalledAttention(nn.MultiheadAttention):
         """What :class:`InProjection` does."""
         raise NotImplementedError
 
-    def _rows(self, weight: Tensor, rows: slice | None) -> tuple[Tensor, Tensor | None]:
-        """Those rows of a packed weight, and of the bias."""
-        bias = self.in_proj_bias
-        if rows is None:
-            return weight, bias
-        return weight[rows], None if bias is None else bias[rows]
-
 
 class SignedAttention(CalledAttention):
     """Plain form of a binary attention: an explicit sign before each projection, real arithmetic.
 
     Attributes:
         sign: the sign of the inputs, or None for real-valued ones.
+        scale: factor per output channel of their product with the packed weight, (3·E,), or None.
     """
 
     sign: Shift | None
+    scale: Tensor | None
 
     @classmethod
-    def of(cls, attention: nn.MultiheadAttention, *, sign: Shift | None) -> SignedAttention:
+    def of(
+        cls, attention: nn.MultiheadAttention, *, sign: Shift | None, scale: Tensor | None = None
+    ) -> SignedAttention:
         """One with the parameters and children of ``attention``, which stays whole.
 
         Args:
             attention: dense or binary, with a packed weight.
             sign: the sign of the inputs, or None.
+            scale: factor per output channel, (3·E,), or None.
         """
         new = cls.__new__(cls)
         nn.Module.__init__(new)
         for name in _STATE:
             setattr(new, name, getattr(attention, name))
         new.in_proj, new.sign = InProjection(new), sign
+        new.register_buffer("scale", scale)
         return new
 
     def project(self, input: Tensor, rows: slice | None = None) -> Tensor:
         """Sign, if there is one, and the dense projection."""
         x = input if self.sign is None else self.sign(input)
-        return F.linear(x, *self._rows(self.in_proj_weight, rows))
+        weight, bias, scale = _of_rows(rows, self.in_proj_weight, self.in_proj_bias, self.scale)
+        return F.linear(x, weight, bias) if scale is None else scale_sums(F.linear(x, weight), scale, bias, 0)
 
 
 class BinaryMultiheadAttention(BinaryLayer, CalledAttention):
@@ -248,8 +252,22 @@ class BinaryMultiheadAttention(BinaryLayer, CalledAttention):
         """Sign, and the product with those rows of the binary weight."""
         return BinaryLayer.forward(self, input, rows=rows)
 
-    def _contract(self, x: Tensor, weight: Tensor, rows: slice | None = None) -> Tensor:
-        return F.linear(x, *self._rows(weight, rows))
+    def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, rows: slice | None = None) -> Tensor:
+        return F.linear(x, *_of_rows(rows, weight, bias))
+
+    def _contract_signs(
+        self,
+        x: Tensor,
+        ede: Tensor,
+        bias: Tensor | None,
+        zero_pad: Sequence[int] | None,
+        rows: slice | None = None,
+        **how: Any,
+    ) -> Tensor:
+        made = self._made_weight()
+        latent, factor, bias = _of_rows(rows, made.latent, made.factor, bias)
+        made = replace(made, latent=latent, factor=factor)
+        return signed_linear(x, made, bias, ede, METHODS[self.method], compact=self.compact)
 
     def reset_parameters(self) -> None:
         """Initialise as nn.MultiheadAttention does, and the scale from the latents."""
@@ -258,13 +276,19 @@ class BinaryMultiheadAttention(BinaryLayer, CalledAttention):
 
     def to_dense(self) -> nn.Module:
         """As :meth:`BinaryLayer.to_dense`, with a binary ``out_proj`` in its plain form too."""
-        plain = SignedAttention.of(self, sign=self._entrance())
         with torch.no_grad():
-            weight = self._scaled_weight(self.ede).detach()
+            weight = self.binary_weight() if self.scales_sums else self._scaled_weight(self.ede)
+        scale = self.scale.detach() if self.scale is not None and self.scales_sums else None
+        plain = SignedAttention.of(self, sign=self._entrance(), scale=scale)
         plain = copy.deepcopy(plain, {id(self.in_proj_weight): _like(weight, self.in_proj_weight)})
         if isinstance(plain.out_proj, BinaryLayer):
             plain.out_proj = plain.out_proj.to_dense()  # pyright: ignore[reportAttributeAccessIssue]
         return plain
+
+
+def _of_rows(rows: slice | None, *packed: Tensor | None) -> Any:
+    """Those rows of each tensor that there is."""
+    return packed if rows is None else tuple(None if t is None else t[rows] for t in packed)
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> nn.Parameter:

@@ -8,39 +8,39 @@ import torch
 from torch import Tensor, nn
 
 from irnet_convert.layers.dense import Shift, Sign, SignedLayer
+from irnet_convert.layers.weights import LayerWeights
 
 
-class PlainForm(nn.Module):
+class PlainForm(LayerWeights):
     """What :class:`~irnet_convert.layers.BinaryLayer` turns into, and how."""
 
     trailing: ClassVar[int]
-    weight: Tensor
     bias: Tensor | None
-    ede: Tensor
     threshold: nn.Parameter | None
-
-    @property
-    def takes_signs(self) -> bool:
-        """Whether the sign of the input is taken."""
-        raise NotImplementedError
-
-    def _scaled_weight(self, ede: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def to_dense(self) -> nn.Module:
         """A copy with plain layers only, that computes the same, for other exporters.
 
-        The plain layer's weights are ±2^s times the scale. Before it comes an explicit :class:`Sign` (for
-        ``act_bits`` 1), in a :class:`SignedLayer`. Hooks are not carried over, and the sign has no surrogate
-        gradient: this form is for inference.
+        The plain layer's weights are ±2^s. Before it comes an explicit :class:`Sign` (for ``act_bits`` 1), in
+        a :class:`SignedLayer`, which multiplies by the scale, where there is one, and adds the bias then;
+        with real activations the scale is in the weights. Hooks are not carried over, and the sign has no
+        surrogate gradient: this form is for inference.
         """
-        with torch.no_grad():
-            layer = self._plain_layer(self._scaled_weight(self.ede))
         same = bool(getattr(self, "same_pad", False))
-        entrance = self._entrance()
+        entrance, factor = self._entrance(), None
+        with torch.no_grad():
+            if self.scales_sums:
+                factor = self._factor()
+                layer = self._plain_layer(self.binary_weight())
+            else:
+                layer = self._plain_layer(self._scaled_weight(self.ede))
         if entrance is None and not same:
             return layer
-        return SignedLayer(layer, sign=entrance, same_pad=same).train(self.training)
+        if factor is None:
+            return SignedLayer(layer, sign=entrance, same_pad=same).train(self.training)
+        bias, layer._parameters["bias"] = layer._parameters["bias"], None
+        factor = factor.detach().clone()
+        return SignedLayer(layer, sign=entrance, same_pad=same, scale=factor, bias=bias).train(self.training)
 
     def _entrance(self) -> Sign | Shift | None:
         """What the input goes through first, in plain form."""

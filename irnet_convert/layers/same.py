@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,12 +52,19 @@ class BinaryConv2dSame(BinaryConv2d):
             **options,
         )
 
-    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
-        if self.same_pad:  # zeros come between the sign and the convolution
-            return BinaryLayer._contract_signs(self, x, ede, **how)
-        return super()._contract_signs(x, ede, **how)
+    def _contract_signs(
+        self, x: Tensor, ede: Tensor, bias: Tensor | None, zero_pad: Sequence[int] | None, **how: Any
+    ) -> Tensor:
+        if self.same_pad and torch.compiler.is_compiling():  # the amounts may be symbols
+            return BinaryLayer._contract_signs(self, x, ede, bias, zero_pad, **how)
+        return super()._contract_signs(x, ede, bias, zero_pad, **how)
 
-    def _contract(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _own_padding(self, x: Tensor) -> tuple[Sequence[int], Sequence[int]]:
+        if not self.same_pad:
+            return super()._own_padding(x)
+        return (0, 0), same_padding(x, self)
+
+    def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.same_pad:
             x = F.pad(x, same_padding(x, self))
-        return super()._contract(x, weight)
+        return super()._contract(x, weight, bias)

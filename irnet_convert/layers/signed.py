@@ -3,12 +3,16 @@
 A sign followed by a convolution would keep the input twice: once for the surrogate's gradient, and its signs
 for the gradient of the weights; and of the weights it would keep the binary ones beside the latents. Signs
 and binary weights are a pass or two over what is kept anyway, so here they are computed again.
+
+A factor per output channel is multiplied with the sums, not with the weights, which keeps the sums exact. Its
+gradient does not need them: with b the ±2^s of a channel, f its factor and G the gradient that f·b would get
+as a weight, which b's own gradient f·G takes anyway, d/df Σ grad·(b∗x) = Σ b·G.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +21,7 @@ from torch import Tensor
 
 from irnet_convert.binary import Method
 from irnet_convert.errors import ModelError
+from irnet_convert.layers.made import Again, How, MadeWeight, parts_of
 
 _MOST = 2**15 - 1
 """The largest number that int16 holds."""
@@ -34,26 +39,6 @@ class Geometry:
     groups: int
 
 
-Make = Callable[[Tensor, Tensor | None, Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MadeWeight:
-    """A weight by what it is made of.
-
-    Attributes:
-        latent: real-valued weights.
-        factor: per output channel, (O,) in any shape, or None.
-        make: (latent, factor, state of the surrogate) → the weight; differentiable in the first two.
-        even: every weight of one output channel has the same magnitude, a power of two.
-    """
-
-    latent: Tensor
-    factor: Tensor | None
-    make: Make
-    even: bool = False
-
-
 def signed_conv(
     x: Tensor,
     weight: Tensor | MadeWeight,
@@ -61,6 +46,7 @@ def signed_conv(
     state: Tensor,
     method: Method,
     geometry: Geometry,
+    extra: Sequence[int] = (),
     *,
     compact: bool = False,
 ) -> Tensor:
@@ -73,12 +59,19 @@ def signed_conv(
         state: of the surrogate, (2,).
         method: how activations become signs, and what stands for their gradient.
         geometry: of the convolution.
+        extra: zeros around the signs on top of its own padding, amounts as for ``F.pad``.
         compact: keep a byte of each number of x for the backward pass, in place of x.
     """
-    latent, factor, make, even = _parts(weight, state)
-    in_bits = _keeps_bits(even, make) and not geometry.transposed
-    how = _How(method, make, _keeps_bytes(compact), _gives_counts(even, make, bias), in_bits)
-    return _SignedConv.apply(x, latent, factor, bias, state, how, geometry)
+    latent, factor, made = parts_of(weight, state)
+    how = _How(method, made, _keeps_bytes(compact), tuple(extra) if any(extra) else ())
+    if not geometry.transposed:
+        return _SignedConv.apply(x, latent, factor, bias, state, how, geometry)
+    # A made weight's output channels are in its second dimension here, and in groups in the first as well.
+    how = replace(how, made=replace(made, in_bits=False))
+    if made.make is not None or factor is None:
+        return _SignedConv.apply(x, latent, factor, bias, state, how, geometry)
+    sums = _SignedConv.apply(x, latent, None, None, state, how, geometry)
+    return scale_sums(sums, factor, bias, latent.dim() - 2)
 
 
 def signed_linear(
@@ -91,10 +84,28 @@ def signed_linear(
     compact: bool = False,
 ) -> Tensor:
     """The linear layer on sign(x); see :func:`signed_conv`. x: (..., I), weight: (O, I), bias: (O,)."""
-    latent, factor, make, even = _parts(weight, state)
-    counts = _gives_counts(even, make, bias)
-    how = _How(method, make, _keeps_bytes(compact), counts, _keeps_bits(even, make))
+    latent, factor, made = parts_of(weight, state)
+    how = _How(method, made, _keeps_bytes(compact))
     return _SignedLinear.apply(x, latent, factor, bias, state, how)
+
+
+def scale_sums(
+    sums: Tensor, factor: Tensor, bias: Tensor | None, trailing: int, *, in_place: bool = False
+) -> Tensor:
+    """sums·factor + bias, in the dtype of the sums.
+
+    Args:
+        sums: output channels in front of ``trailing`` dimensions.
+        factor: per output channel, (O,) in any shape.
+        bias: (O,), or None.
+        trailing: dimensions behind the channels.
+        in_place: write over the sums.
+    """
+    shape = (-1, *[1] * trailing)
+    scale, out = factor.reshape(shape).to(sums.dtype), sums if in_place else None
+    if bias is None:
+        return torch.mul(sums, scale, out=out)
+    return torch.addcmul(bias.reshape(shape).to(sums.dtype), sums, scale, out=out)
 
 
 def steps_of(x: Tensor) -> Tensor | None:
@@ -116,42 +127,28 @@ def steps_of(x: Tensor) -> Tensor | None:
 @dataclass(frozen=True)
 class _How:
     method: Method
-    make: Make | None
+    made: How
     compact: bool
-    counts: bool  # what comes out is multiples of a power of two per output channel
-    in_bits: bool  # of a weight that is made already its signs are kept, and its magnitudes
+    pad: tuple[int, ...] = ()  # zeros around the signs, as for F.pad
+
+    def padded(self, signs: Tensor) -> Tensor:
+        return F.pad(signs, self.pad) if self.pad else signs
+
+    def cropped(self, of_signs: Tensor) -> Tensor:
+        """The gradient to what was padded."""
+        return F.pad(of_signs, [-amount for amount in self.pad]) if self.pad else of_signs
 
     def steps(self, weight: Tensor, out: Tensor, trailing: int) -> Tensor | None:
-        """See :func:`steps_of`. A sum of integers is exact in float32, whatever the order, and up to 2^24."""
+        """See :func:`steps_of`, of sums alone. They are exact in float32, whatever the order, up to 2^24."""
         exact = out.dtype in (torch.float32, torch.float64) and out.dtype == weight.dtype
-        if not (self.compact and self.counts and exact and weight[0].numel() <= _MOST):
+        counts = self.compact and self.made.even and self.made.make is not None
+        if not (counts and exact and weight[0].numel() <= _MOST):
             return None
         return weight.flatten(1)[:, 0].abs().reshape(-1, *[1] * trailing)
 
 
 def _keeps_bytes(compact: bool) -> bool:
     return compact and torch.is_grad_enabled() and not torch._C._is_tracing()
-
-
-def _gives_counts(even: bool, make: Make | None, bias: Tensor | None) -> bool:
-    return even and make is not None and bias is None
-
-
-def _keeps_bits(even: bool, make: Make | None) -> bool:
-    """Whether a binary weight is kept as its signs, a byte each, and a magnitude of each output channel.
-
-    Code that is being compiled is given a weight that is made already. It would be kept as it is, beside the
-    latents: of what a convolution takes backward, a compiler makes nothing again.
-    """
-    return even and make is None and torch.compiler.is_compiling()
-
-
-def _parts(weight: Tensor | MadeWeight, state: Tensor) -> tuple[Tensor, Tensor | None, Make | None, bool]:
-    if isinstance(weight, Tensor):
-        return weight, None, None, False
-    if torch.compiler.is_compiling() or torch._C._is_tracing():  # a compiler decides itself what to keep
-        return weight.make(weight.latent, weight.factor, state), None, None, weight.even
-    return weight.latent, weight.factor, weight.make, weight.even
 
 
 # With a setup_context, PyTorch would inspect the signature of forward in every call: here and in binary/ that
@@ -170,17 +167,19 @@ class _SignedConv(torch.autograd.Function):
     ) -> Tensor:
         ctx.how, ctx.geometry, ctx.dtype = how, geometry, x.dtype
         ctx.bias_size = None if bias is None else list(bias.shape)
-        ctx.save_for_backward(_kept(x, state, how), *_kept_weight(latent, factor, how), state)
+        ctx.save_for_backward(_kept(x, state, how), *how.made.kept(latent, factor), state)
         g, dims = geometry, latent.dim() - 2
-        weight = latent if how.make is None else how.make(latent, factor, state)
-        signs = how.method.signs_for_now(x, state)
+        weight = how.made.weight(latent, factor, state)
+        signs = how.padded(how.method.signs_for_now(x, state))
+        rest: Any = (g.stride, g.padding, g.dilation, g.groups)
         if g.transposed:
+            rest = (g.stride, g.padding, g.output_padding, g.groups, g.dilation)
+        convolution = (_TRANSPOSED if g.transposed else _STRAIGHT)[dims - 1]
+        if how.made.even and factor is not None:
             ctx.steps = None
-            rest: Any = (g.stride, g.padding, g.output_padding, g.groups, g.dilation)
-            return _TRANSPOSED[dims - 1](signs, weight, bias, *rest)
-        rest = (g.stride, g.padding, g.dilation, g.groups)
-        out = _STRAIGHT[dims - 1](signs, weight, bias, *rest)
-        ctx.steps = how.steps(weight, out, dims)
+            return scale_sums(convolution(signs, weight, None, *rest), factor, bias, dims, in_place=True)
+        out = convolution(signs, weight, bias, *rest)
+        ctx.steps = how.steps(weight, out, dims) if bias is None and not g.transposed else None
         return out
 
     @staticmethod
@@ -188,15 +187,15 @@ class _SignedConv(torch.autograd.Function):
         kept, latent, factor, state = ctx.saved_tensors
         how, g = ctx.how, ctx.geometry
         for_x, for_latent, for_factor, for_bias = ctx.needs_input_grad[:4]
-        weight = _Weight(how, latent, factor, state, (for_latent, for_factor))
+        weight = Again(how.made, latent, factor, state, (for_latent, for_factor))
         # Under autocast the product was made in grad's dtype.
-        signs = _signs_again(how, kept, state).to(grad.dtype)
+        signs = how.padded(_signs_again(how, kept, state)).to(grad.dtype)
         of_signs, of_weight, of_bias = torch.ops.aten.convolution_backward(
             grad, signs, weight.value.to(grad.dtype), ctx.bias_size, g.stride, g.padding, g.dilation,
             g.transposed, g.output_padding, g.groups, [for_x, for_latent or for_factor, for_bias],
         )  # fmt: skip
         return (
-            _gradient(how, kept, of_signs, state, ctx.dtype) if for_x else None,
+            _gradient(how, kept, how.cropped(of_signs), state, ctx.dtype) if for_x else None,
             *weight.gradients(of_weight),
             of_bias if for_bias else None,
             None, None, None,
@@ -215,10 +214,14 @@ class _SignedLinear(torch.autograd.Function):
         how: _How,
     ) -> Tensor:
         ctx.how, ctx.dtype = how, x.dtype
-        ctx.save_for_backward(_kept(x, state, how), *_kept_weight(latent, factor, how), state)
-        weight = latent if how.make is None else how.make(latent, factor, state)
-        out = F.linear(how.method.signs_for_now(x, state), weight, bias)
-        ctx.steps = how.steps(weight, out, 0)
+        ctx.save_for_backward(_kept(x, state, how), *how.made.kept(latent, factor), state)
+        weight = how.made.weight(latent, factor, state)
+        signs = how.method.signs_for_now(x, state)
+        if how.made.even and factor is not None:
+            ctx.steps = None
+            return scale_sums(F.linear(signs, weight), factor, bias, 0, in_place=True)
+        out = F.linear(signs, weight, bias)
+        ctx.steps = how.steps(weight, out, 0) if bias is None else None
         return out
 
     @staticmethod
@@ -226,7 +229,7 @@ class _SignedLinear(torch.autograd.Function):
         kept, latent, factor, state = ctx.saved_tensors
         how = ctx.how
         for_x, for_latent, for_factor, for_bias = ctx.needs_input_grad[:4]
-        weight = _Weight(how, latent, factor, state, (for_latent, for_factor))
+        weight = Again(how.made, latent, factor, state, (for_latent, for_factor))
         rows, of_weight = grad.reshape(-1, grad.shape[-1]), None
         of_signs = grad @ weight.value.to(grad.dtype) if for_x else None
         if for_latent or for_factor:
@@ -243,13 +246,6 @@ class _SignedLinear(torch.autograd.Function):
 def _kept(x: Tensor, state: Tensor, how: _How) -> Tensor:
     """What is kept of the input."""
     return how.method.encode(x, state) if how.compact else x
-
-
-def _kept_weight(latent: Tensor, factor: Tensor | None, how: _How) -> tuple[Tensor, Tensor | None]:
-    """What is kept of the weight, and of its factor."""
-    if not how.in_bits:
-        return latent, factor
-    return latent >= 0, latent.flatten(1)[:, 0].abs().reshape(-1, *[1] * (latent.dim() - 1))
 
 
 def _signs_again(how: _How, kept: Tensor, state: Tensor) -> Tensor:
@@ -275,46 +271,6 @@ def _gradient(how: _How, kept: Tensor, of_signs: Tensor, state: Tensor, dtype: t
             mend="call irnet_convert.layers.set_compact(model, False) before the forward pass",
         )
     return how.method.coded_surrogate(kept, of_signs, state).to(dtype)
-
-
-class _Weight:
-    """A weight made again in a backward pass, and the way back from its gradient."""
-
-    def __init__(
-        self,
-        how: _How,
-        latent: Tensor,
-        factor: Tensor | None,
-        state: Tensor,
-        wanted: tuple[bool, bool],
-    ) -> None:
-        make, self._wanted = how.make, wanted
-        self._made = make is not None
-        # In a backward pass that is differentiated itself, the weight hangs on the tensors that were kept.
-        self._again = torch.is_grad_enabled()
-        if make is None:
-            self.value = (
-                torch.where(latent, factor, -factor) if how.in_bits and factor is not None else latent
-            )
-            return
-        if not self._again:
-            latent = latent.detach().requires_grad_(wanted[0])
-            factor = None if factor is None else factor.detach().requires_grad_(wanted[1])
-        self._parts = latent, factor
-        with torch.enable_grad():
-            self._weight = make(latent, factor, state)
-        self.value = self._weight if self._again else self._weight.detach()
-
-    def gradients(self, of_weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients to the latents and the factor, from that of the weight in any dtype."""
-        if of_weight is None or not any(self._wanted):
-            return None, None
-        of_weight = of_weight.to(self.value.dtype)
-        if not self._made:
-            return of_weight, None
-        wanted = [t for t, wish in zip(self._parts, self._wanted, strict=True) if t is not None and wish]
-        found = iter(torch.autograd.grad(self._weight, wanted, of_weight, create_graph=self._again))
-        return next(found) if self._wanted[0] else None, next(found) if self._wanted[1] else None
 
 
 _STRAIGHT = (F.conv1d, F.conv2d, F.conv3d)

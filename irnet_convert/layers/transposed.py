@@ -108,22 +108,26 @@ class BinaryConvTransposeNd(BinaryLayer):
         """As the dense layer's; ``zero_pad`` as in :meth:`BinaryLayer.forward`."""
         return super().forward(input, zero_pad, output_size=output_size)
 
-    def _contract(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def _contract(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None
+    ) -> Tensor:
         conv: Any = self
         extra = self._extra(x, output_size)
         transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dims - 1]
-        return transposed(x, weight, self.bias, conv.stride, conv.padding, extra, conv.groups, conv.dilation)
+        return transposed(x, weight, bias, conv.stride, conv.padding, extra, conv.groups, conv.dilation)
 
-    def _contract_signs(self, x: Tensor, ede: Tensor, **how: Any) -> Tensor:
+    def _contract_signs(
+        self, x: Tensor, ede: Tensor, bias: Tensor | None, zero_pad: Sequence[int] | None, **how: Any
+    ) -> Tensor:
         conv: Any = self
-        if x.dim() < self.weight.dim():
-            return super()._contract_signs(x, ede, **how)
+        if x.dim() < self.weight.dim() or zero_pad is not None:
+            return super()._contract_signs(x, ede, bias, zero_pad, **how)
         geometry = Geometry(
             stride=conv.stride, padding=conv.padding, dilation=conv.dilation, transposed=True,
             output_padding=self._extra(x, **how), groups=conv.groups,
         )  # fmt: skip
         return signed_conv(
-            x, self._made_weight(), self.bias, ede, METHODS[self.method], geometry, compact=self.compact
+            x, self._made_weight(), bias, ede, METHODS[self.method], geometry, compact=self.compact
         )
 
     def _extra(self, x: Tensor, output_size: list[int] | None = None) -> Sequence[int]:

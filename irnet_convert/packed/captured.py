@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from irnet_convert.binary import sign
 from irnet_convert.errors import PackError
 from irnet_convert.layers import BinaryConv2d, BinaryLayer, BinaryLinear, BinaryMultiheadAttention
+from irnet_convert.layers.signed import scale_sums
 from irnet_convert.packed.bits import pack_bits
 from irnet_convert.packed.shapes import conv_padding
 
@@ -105,7 +106,7 @@ def capture_layers(model: nn.Module) -> list[str]:
         elif isinstance(layer, BinaryLinear | BinaryMultiheadAttention):
             instance.forward = _CapturedLinear(layer, name, scaled)
         else:
-            instance.forward = _Spelled(layer, scaled)
+            instance.forward = _Spelled(layer)
             notes.append(
                 f"{name}: {type(layer).__name__} runs in PyTorch on ±1 weights stored as real numbers"
             )
@@ -218,13 +219,19 @@ class _CapturedLinear(_Captured):
 class _Spelled:
     """What no step exists for: sign, padding and the dense operator, spelled out."""
 
-    def __init__(self, layer: Any, scaled: Tensor) -> None:
+    def __init__(self, layer: Any) -> None:
         self.layer = layer
-        layer.register_buffer("packed_weight", scaled)
+        weight = layer.binary_weight() if layer.scales_sums else layer._scaled_weight(layer.ede)
+        layer.register_buffer("packed_weight", weight.detach())
+        layer.register_buffer("packed_scale", layer._factor().detach() if layer.scales_sums else None)
 
     def __call__(self, input: Tensor, zero_pad: Sequence[Any] | None = None, **how: Any) -> Tensor:
-        x = self.layer.shifted(input)
-        x = sign(x) if self.layer.takes_signs else x
+        layer = self.layer
+        x = layer.shifted(input)
+        x = sign(x) if layer.takes_signs else x
         if zero_pad is not None:
             x = F.pad(x, list(zero_pad))
-        return self.layer._contract(x, self.layer.packed_weight, **how)
+        if layer.packed_scale is None:
+            return layer._contract(x, layer.packed_weight, layer.bias, **how)
+        sums = layer._contract(x, layer.packed_weight, None, **how)
+        return scale_sums(sums, layer.packed_scale, layer.bias, layer.trailing)

@@ -187,8 +187,9 @@ def test_the_dense_form(act_bits: int) -> None:
     shared = {id(p) for p in layer.parameters()} & {id(p) for p in plain.parameters()}
     assert not shared
     assert not plain.training
-    assert len(plain.in_proj_weight.abs().unique()) > 2  # ±2^s times a scale per row
-    assert all(len(row.abs().unique()) == 1 for row in plain.in_proj_weight)
+    wanted = layer.binary_weight() if act_bits == 1 else layer.binary_weight() * layer.scale[:, None]
+    assert torch.equal(plain.in_proj_weight, wanted)
+    assert plain.scale is None if act_bits == 32 else torch.equal(plain.scale, layer.scale)
 
 
 def test_the_fused_evaluation_path_is_never_taken() -> None:

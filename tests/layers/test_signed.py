@@ -155,7 +155,7 @@ def test_an_image_without_a_batch() -> None:
     assert torch.equal(layer(x), layer(x[None])[0])
 
 
-@pytest.mark.parametrize("kind", ["conv", "conv with bias", "linear", "scaled"])
+@pytest.mark.parametrize("kind", ["conv", "conv with bias", "linear", "scaled", "scaled conv"])
 def test_compiled_a_binary_weight_is_kept_in_bytes(kind: str) -> None:
     """Beside the latents, which are there anyway; and the gradients are those of the eager layer."""
     torch._dynamo.reset()
@@ -165,6 +165,7 @@ def test_compiled_a_binary_weight_is_kept_in_bytes(kind: str) -> None:
         "conv with bias": (BinaryConv2d(8, 12, 3), torch.randn(2, 8, 6, 6)),
         "linear": (BinaryLinear(40, 12), torch.randn(3, 40)),
         "scaled": (BinaryLinear(40, 12, scale=True), torch.randn(3, 40)),
+        "scaled conv": (BinaryConv2d(8, 12, 3, groups=2, scale=True), torch.randn(2, 8, 6, 6)),
     }[kind]
     with torch.no_grad():
         layer.weight[1] = 0.25  # constant: all signs +1, no gradient
@@ -181,5 +182,6 @@ def test_compiled_a_binary_weight_is_kept_in_bytes(kind: str) -> None:
         torch.testing.assert_close(ours, theirs)
     others = {t.data_ptr() for t in wanted}
     dtypes = {t.dtype for t in kept if t.shape == layer.weight.shape and t.data_ptr() not in others}
-    assert dtypes == ({torch.float32} if kind == "scaled" else {torch.bool})
+    assert dtypes == ({torch.float32} if kind.startswith("scaled") else {torch.bool})
+    assert not kind.startswith("scaled") or not any(t.shape == out.shape for t in kept)
     torch._dynamo.reset()

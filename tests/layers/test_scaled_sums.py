@@ -1,0 +1,185 @@
+"""A factor per output channel is multiplied with exact sums, in every family, by every way to its product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from compact_cases import kept_by
+from torch import Tensor, nn
+
+from irnet_convert.layers import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConv2dSame,
+    BinaryConvTranspose2d,
+    BinaryLayer,
+    BinaryLinear,
+    BinaryMultiheadAttention,
+    BinaryScaledStdConv2dSame,
+    binary_layers,
+    set_compact,
+)
+
+# PyTorch copies the input of "same" with an even kernel, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+WIDE = (40, 9, 8)
+
+#: How to make a layer of a bias or none, the shape of its input, and what else it is called with.
+CASES: dict[str, tuple[Callable[[bool], Any], tuple[int, ...], dict[str, Any]]] = {
+    "conv": (lambda b: BinaryConv2d(40, 12, 3, padding=1, bias=b, scale=True), (2, *WIDE), {}),
+    "conv1d": (lambda b: BinaryConv1d(40, 12, 3, stride=2, bias=b, scale=True), (2, 40, 9), {}),
+    "groups": (lambda b: BinaryConv2d(40, 12, 3, groups=4, dilation=2, bias=b, scale=True), (2, *WIDE), {}),
+    "zeros in front": (
+        lambda b: BinaryConv2d(40, 12, 3, bias=b, scale=True), (2, *WIDE), {"zero_pad": [0, 1, 2, 1]},
+    ),
+    "cropped in front": (
+        lambda b: BinaryConv2d(40, 12, 3, padding=1, bias=b, scale=True), (2, *WIDE), {"zero_pad": [-1, 1]},
+    ),
+    "same": (lambda b: BinaryConv2d(40, 12, 3, padding="same", bias=b, scale=True), (2, *WIDE), {}),
+    "uneven same": (
+        lambda b: BinaryConv2d(40, 12, (4, 3), padding="same", bias=b, scale=True), (2, *WIDE), {},
+    ),
+    "valid": (lambda b: BinaryConv2d(40, 12, 3, padding="valid", bias=b, scale=True), (2, *WIDE), {}),
+    "SAME": (lambda b: BinaryConv2dSame(40, 12, 3, stride=2, bias=b, scale=True), (2, *WIDE), {}),
+    "SAME behind zeros": (
+        lambda b: BinaryConv2dSame(40, 12, 3, stride=2, bias=b, scale=True), (2, *WIDE), {"zero_pad": [1, 0]},
+    ),
+    "scaled std": (lambda b: BinaryScaledStdConv2dSame(40, 12, 3, bias=b, gamma=1.7), (2, *WIDE), {}),
+    "circular": (
+        lambda b: BinaryConv2d(40, 12, 3, padding=1, padding_mode="circular", bias=b, scale=True),
+        (2, *WIDE), {},
+    ),
+    "no batch": (lambda b: BinaryConv2d(40, 12, 3, bias=b, scale=True), WIDE, {}),
+    "transposed": (
+        lambda b: BinaryConvTranspose2d(40, 12, 3, stride=2, groups=2, bias=b, scale=True), (2, *WIDE), {},
+    ),
+    "linear": (lambda b: BinaryLinear(360, 12, bias=b, scale=True), (5, 3, 360), {}),
+    "linear with zeros": (
+        lambda b: BinaryLinear(360, 12, bias=b, scale=True), (5, 3, 350), {"zero_pad": [5, 5]},
+    ),
+    "projection": (lambda b: BinaryMultiheadAttention(360, 4, bias=b, scale=True).in_proj, (5, 3, 360), {}),
+    "rows of it": (
+        lambda b: BinaryMultiheadAttention(360, 4, bias=b, scale=True).in_proj, (5, 3, 360),
+        {"rows": slice(360, 1080)},
+    ),
+}  # fmt: skip
+
+
+def made(case: str, bias: bool) -> tuple[nn.Module, BinaryLayer, Tensor, dict[str, Any]]:
+    """What is called, the layer it belongs to, an input of many ties and arguments."""
+    torch.manual_seed(0)
+    make, shape, how = CASES[case]
+    called = make(bias)
+    layer = called if isinstance(called, BinaryLayer) else called.owner[0]
+    with torch.no_grad():
+        for parameter in (layer._factor(), layer.bias):
+            if isinstance(parameter, nn.Parameter):
+                parameter.uniform_(-1, 1)
+    if isinstance(gain := getattr(layer, "gain", None), nn.Parameter):
+        gain.data.uniform_(-1, 1)
+    return called, layer, torch.randn(shape), how
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sums_are_exact_and_rounded_once(case: str) -> None:
+    """Float64's to the last bit: ±scale summed in float32 would be near, and seldom 0 where those are."""
+    called, layer, x, how = made(case, bias=False)
+    got = called(x, **how)
+    rows = how.get("rows", slice(None))
+    factor = layer._factor()
+    assert factor is not None
+    factor = factor.detach().flatten()[rows]
+    layer.double()
+    with torch.no_grad():  # a factor of 1 leaves the sums
+        for one in (layer.scale, getattr(layer, "gain", None)):
+            if one is not None:
+                one.fill_(1 / getattr(layer, "fan_in_scale", 1))
+    sums = called(x.double(), **how)
+    assert bool((sums.round() == sums).all()), "2^s is 1 or 2"
+    wanted = sums * factor.double().reshape(-1, *[1] * layer.trailing)
+    assert torch.equal(got, wanted.float())
+    assert bool((sums == 0).any())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_plain_tensor_operations(
+    case: str, bias: bool, compiled: bool
+) -> None:
+    called, layer, x, how = made(case, bias)
+    x.requires_grad_()
+    wanted = [x, *(p for name, p in layer.named_parameters() if "out_proj" not in name)]
+    theirs = BinaryLayer._contract_signs(layer, x, layer.ede, layer.bias, how.get("zero_pad"))
+    theirs = theirs[..., how.get("rows", slice(None))]
+    run = torch.compile(called, fullgraph=True, backend="aot_eager") if compiled else called
+    torch._dynamo.reset()
+    ours = run(x, **how)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    weights = torch.arange(1.0, ours.numel() + 1).reshape(ours.shape).sin()
+    for one, other in zip(
+        torch.autograd.grad(ours, wanted, weights), torch.autograd.grad(theirs, wanted, weights), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_its_input_is_all_that_is_kept(case: str, compact: bool) -> None:
+    """Neither the sums, for the factor's gradient, nor the signs, nor the binary weights."""
+    called, layer, x, how = made(case, bias=True)
+    apart = {"SAME behind zeros", "circular", "no batch", "linear with zeros"}
+    set_compact(layer, compact)
+    x.requires_grad_()
+    own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    kept = kept_by(lambda: called(x, **how))
+    kept = [t for t in kept if t.untyped_storage().data_ptr() not in own and t.numel() > 360]
+    if case in apart:
+        assert kept
+        return
+    dtype = torch.uint8 if compact else torch.float32
+    assert [(t.shape, t.dtype) for t in kept] == [(x.shape, dtype)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", ["conv", "linear", "SAME", "scaled std"])
+def test_in_half_precision(case: str, dtype: torch.dtype) -> None:
+    called, layer, x, how = made(case, bias=True)
+    wanted = called(x, **how)
+    with torch.autocast("cpu", dtype):
+        got = called(x, **how)
+    assert got.dtype is dtype
+    torch.testing.assert_close(got.float(), wanted, rtol=3 * torch.finfo(dtype).eps, atol=0.1)
+    layer.to(dtype)
+    assert called(x.to(dtype), **how).dtype is dtype
+
+
+def test_the_gradient_of_a_gradient() -> None:
+    for case in ("conv", "linear", "uneven same"):
+        called, layer, x, how = made(case, bias=True)
+        layer.double()
+        x = x.double().requires_grad_()
+        scale = layer.scale
+        assert scale is not None
+
+        def penalty(y: Tensor, x: Tensor = x, scale: Tensor = scale) -> list[Tensor]:
+            first = torch.autograd.grad(y.square().sum(), [x, scale], create_graph=True)
+            return list(torch.autograd.grad(sum(g.square().sum() for g in first), [x, scale]))
+
+        ours = penalty(called(x, **how))
+        theirs = penalty(BinaryLayer._contract_signs(layer, x, layer.ede, layer.bias, None))
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_the_plain_form_of_all_computes_the_same() -> None:
+    for case in CASES:
+        called, layer, x, how = made(case, bias=True)
+        plain = layer.to_dense()
+        assert not list(binary_layers(plain)) or case in ("projection", "rows of it")
+        run = plain.in_proj if isinstance(layer, BinaryMultiheadAttention) else plain
+        assert torch.equal(run(x, **how), called(x, **how)), case
