@@ -118,7 +118,8 @@ def row(run: dict[str, Any], log: Path) -> str:
     behind = f"{teacher['top1'] - top1:.2f}" if teacher else ""
     minutes = sum(event["seconds"] for event in epochs) / 60
     link = f"[{log.stem}](accuracy/{log.name})"
-    commits = ", ".join(f"`{(c['commit'] or '')[:7]}`{'+' if c['changed'] else ''}" for c in said["commits"])
+    named = [f"`{(c['commit'] or '')[:7]}`{'+' if c['changed'] else ''}" for c in said["commits"]]
+    commits = ", ".join(dict.fromkeys(named))  # once, however often a run was stopped
     cells = [run["what"], len(epochs), said["seed"], f"{top1:.2f} %", behind, f"{minutes:.0f}"]
     return "| " + " | ".join(map(str, [*cells, commits, link])) + " |"
 
