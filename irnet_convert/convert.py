@@ -11,9 +11,10 @@ from torch import nn
 
 from irnet_convert.errors import ModelError, PolicyError
 from irnet_convert.graph.apply import PLAN_ATTRIBUTE, Undo, apply_plan
-from irnet_convert.graph.decide import decide, resolve_rewrites
+from irnet_convert.graph.decide import decide
 from irnet_convert.graph.plan import Plan
 from irnet_convert.graph.prove import prove
+from irnet_convert.graph.rewrites import resolve_rewrites
 from irnet_convert.graph.survey import survey
 from irnet_convert.graph.watch import module_calls_watched
 from irnet_convert.layers import BinaryLayer

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from irnet_convert.errors import IrnetError, PolicyError, RecipeError, UnknownNameError
+from irnet_convert.errors import IrnetError, RecipeError, UnknownNameError
 from irnet_convert.plain_yaml import dump_yaml, load_yaml
 from irnet_convert.recipe import Recipe, bundled_recipes, find_recipe
 from irnet_convert.recipe.overrides import apply_overrides
@@ -100,16 +100,33 @@ def test_what_is_wrong_is_named_with_what_was_expected(changes: dict[str, Any], 
 
 def test_every_error_is_reported_at_once():
     with pytest.raises(RecipeError) as caught:
-        make(epochs=0, batch_size="x", optimizer={"lr": 0})
-    for path in ("epochs", "batch_size", "optimizer.lr"):
+        make(
+            epochs=0, batch_size="x", optimizer={"lr": 0, "lrr": 1, "name": 3}, sed=1,
+            policy=[{"preset": "i"}], rewrites=["rprelu", "shortcutt"],
+        )  # fmt: skip
+    for path in ("epochs", "batch_size", "optimizer.lr", "optimizer.name"):
         assert f"{path} is" in caught.value.given
+    for problem in (
+        "sed is not a key", "optimizer.lrr is not a key", "policy is malformed: item 0: policy preset 'i'",
+        "rewrites is malformed: rewrite 'shortcutt'",
+    ):  # fmt: skip
+        assert problem in caught.value.given
+    assert "did you mean 'seed'" in caught.value.expected
+    assert "did you mean 'shortcut'" in caught.value.expected
+
+
+def test_rewrites_are_checked_at_once() -> None:
+    with pytest.raises(RecipeError, match="one of them"):
+        make(rewrites=["activation", "rprelu"])
+    assert make(rewrites=[]).rewrites == ()
+    assert make(rewrites=["shortcut"]).rewrites == ("shortcut",)
 
 
 def test_policy_is_checked_at_once():
-    with pytest.raises(UnknownNameError, match="'irnet'"):
+    with pytest.raises(RecipeError, match=r"policy is malformed: .*'irnt'(.|\n)*'irnet'"):
         make(policy="irnt")
-    with pytest.raises(PolicyError, match="'action'"):
-        make(policy=[{"acton": "keep"}])
+    with pytest.raises(RecipeError, match=r"policy is malformed: item 1: rule key 'acton'(.|\n)*'action'"):
+        make(policy=[{"action": "keep"}, {"acton": "keep"}])
     assert make(policy=None).build_policy() is None
     assert len(list(make(policy=[{"action": "keep", "position": "first"}]).build_policy())) == 1
 

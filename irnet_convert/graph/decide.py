@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from irnet_convert.binary import METHODS
-from irnet_convert.errors import ArgumentError, UnknownNameError, nearest
 from irnet_convert.graph.plan import Decision, Edit, Plan
 from irnet_convert.graph.prove import distrust_wrong_traces
-from irnet_convert.graph.rewrites import ALWAYS, CHOICES, DEFAULT, EXCLUSIVE, REWRITES
+from irnet_convert.graph.rewrites import REWRITES, resolve_rewrites
 from irnet_convert.graph.rewrites.common import Findings
 from irnet_convert.graph.signs import never_negative
 from irnet_convert.graph.survey import Survey
@@ -23,30 +22,6 @@ _WHY = {
     "squeeze_excite": "squeeze-excite gate",
     "constant_fed": "constant-fed: independent of the input",
 }
-
-
-def resolve_rewrites(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The rewrites to apply, in order, from what the caller chose (None: the default).
-
-    Raises:
-        UnknownNameError: a name is not one of ``CHOICES``.
-        ArgumentError: two that want the same places.
-    """
-    chosen = DEFAULT if names is None else (names,) if isinstance(names, str) else tuple(names)
-    for name in chosen:
-        if name not in CHOICES:
-            raise UnknownNameError(
-                f"rewrite {name!r}",
-                expected=nearest(str(name), CHOICES),
-                mend="choose among these, or none: ()",
-            )
-    if set(EXCLUSIVE) <= set(chosen):
-        raise ArgumentError(
-            f"rewrites {', '.join(EXCLUSIVE)}",
-            expected="one of them: both put another activation where a ReLU is",
-            mend="leave activation out; where RPReLU cannot be, Hardtanh is used anyway",
-        )
-    return tuple(name for name in REWRITES if name in chosen or name in ALWAYS)
 
 
 def decide(survey: Survey, policy: Policy, rewrites: Sequence[str] | None = None) -> Plan:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from irnet_convert.errors import PolicyError, RecipeError, UnknownNameError, nearest, shown
+from irnet_convert.errors import IrnetError, PolicyError, RecipeError, UnknownNameError, nearest, shown
 from irnet_convert.patterns import Patience, check_total
 from irnet_convert.plain_yaml import dump_yaml, load_yaml
 from irnet_convert.policy.rule import POSITIONS, ROLES, LayerInfo, Rule
@@ -84,7 +84,12 @@ class Policy:
 
     @classmethod
     def from_dict(cls, data: str | Sequence[Mapping[str, Any]]) -> Policy:
-        """A policy from a preset's name or a list of rule mappings. Raises PolicyError."""
+        """A policy from a preset's name or a list of rule mappings.
+
+        Raises:
+            PolicyError: with every item that is malformed, counted from 0.
+            UnknownNameError: ``data`` is a name that no preset has.
+        """
         if isinstance(data, str):
             return cls.preset(data)
         if not isinstance(data, Sequence):
@@ -92,15 +97,34 @@ class Policy:
                 f"a policy is {shown(data)}", expected="the name of a preset or a list of rules",
                 mend="write the rules as a YAML list",
             )  # fmt: skip
-        rules: list[Rule] = []
+        rules, problems = list[Rule](), dict[int, IrnetError]()
         names = [item.get("name") for item in data if isinstance(item, Mapping)]
         check_total(name[3:] for name in names if isinstance(name, str) and name.startswith("re:"))
-        for item in data:
-            if isinstance(item, Mapping) and set(item) == {"preset"}:
-                rules.extend(cls.preset(item["preset"]))
-            else:
-                rules.append(Rule.from_dict(item))
+        for number, item in enumerate(data):
+            try:
+                rules.extend(cls._rules_of(item))
+            except (PolicyError, UnknownNameError) as error:
+                problems[number] = error
+        if problems:
+            raise PolicyError(
+                "; ".join(f"item {number}: {error.given}" for number, error in problems.items()),
+                expected="; ".join(dict.fromkeys(error.expected for error in problems.values())),
+                mend="; ".join(dict.fromkeys(error.mend for error in problems.values())),
+            )
         return cls(rules)
+
+    @classmethod
+    def _rules_of(cls, item: Any) -> Iterable[Rule]:
+        """One rule, or those of a preset."""
+        if not isinstance(item, Mapping) or "preset" not in item:
+            return [Rule.from_dict(item)]
+        if len(item) > 1:
+            raise PolicyError(
+                f"{shown(dict(item))}, a preset with further keys",
+                expected="a preset alone, as in {preset: irnet}",
+                mend="write rules of your own in front of it; the first that matches a layer decides",
+            )
+        return cls.preset(item["preset"])
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
@@ -113,7 +137,12 @@ class Policy:
                 expected="a YAML file with a list of rules",
                 mend="see docs/policies.md for an example",
             ) from error
-        return cls.from_dict(data)
+        try:
+            return cls.from_dict(data)
+        except PolicyError as error:
+            raise PolicyError(
+                f"policy file {str(path)!r}: {error.given}", expected=error.expected, mend=error.mend
+            ) from error
 
     def dump(self, path: str | Path) -> None:
         """Write the policy as YAML."""

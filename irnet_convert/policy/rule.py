@@ -98,6 +98,10 @@ class Rule:
         sizes = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,)
         if not all(s is None or (type(s) is int and s > 0) for s in sizes):
             raise self._malformed("kernel_size", "a positive number, or a list of them")
+        if self.action == "keep":
+            for key, default in (("method", "irnet"), ("act_bits", 1), ("scale", None)):
+                if getattr(self, key) != default:
+                    raise self._malformed(key, "no such field: a rule that keeps a layer says nothing of how")
         if self.method not in METHODS:
             raise UnknownNameError(
                 f"rule {self}: method {shown(self.method)}", expected=nearest(str(self.method), METHODS),

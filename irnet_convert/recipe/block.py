@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from irnet_convert.errors import nearest
 
@@ -22,6 +23,17 @@ def refuse(path: str, problem: str, expected: str) -> PydanticCustomError:
     return PydanticCustomError(
         "refused", "{problem}", {"path": path, "problem": problem, "expected": expected}
     )
+
+
+def _stranger(key: str, known: Iterable[str]) -> PydanticCustomError:
+    return refuse("", "is not a key of this block", f"one of its keys; {nearest(key, known)}")
+
+
+def _again(item: ErrorDetails) -> InitErrorDetails:
+    """An error of pydantic's, to be raised once more beside others."""
+    context = item.get("ctx", {})
+    kind = PydanticCustomError("refused", "{problem}", context) if item["type"] == "refused" else item["type"]
+    return InitErrorDetails(type=kind, loc=item["loc"], input=item["input"], ctx=context)
 
 
 def _as_file_name(text: str) -> str:
@@ -44,16 +56,28 @@ class Block(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _no_strangers(cls, data: Any, handler: Any) -> Any:
+        """Refuse unknown keys, together with what is wrong with the others."""
+        if not isinstance(data, dict):
+            return handler(data)
+        strangers = [
+            InitErrorDetails(type=_stranger(str(key), cls.model_fields), loc=(str(key),), input=data[key])
+            for key in data
+            if key not in cls.model_fields
+        ]
+        if not strangers:
+            return handler(data)
+        try:
+            handler({key: item for key, item in data.items() if key in cls.model_fields})
+        except ValidationError as error:
+            strangers += [_again(item) for item in error.errors(include_url=False)]
+        raise ValidationError.from_exception_data(cls.__name__, strangers)
+
     @model_validator(mode="before")
     @classmethod
-    def _keys_and_tuples(cls, data: Any) -> Any:
-        for key in data if isinstance(data, dict) else ():
-            if key not in cls.model_fields:
-                raise refuse(
-                    str(key),
-                    "is not a key of this block",
-                    f"one of its keys; {nearest(str(key), cls.model_fields)}",
-                )
+    def _tuples(cls, data: Any) -> Any:
         # A list is how plain data writes a tuple; strict types would refuse it.
         if isinstance(data, dict):
             return {key: tuple(item) if isinstance(item, list) else item for key, item in data.items()}

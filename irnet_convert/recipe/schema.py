@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, field_validator, model_validator
 
-from irnet_convert.errors import RecipeError
+from irnet_convert.errors import IrnetError, RecipeError
 from irnet_convert.plain_yaml import check_plain, dump_yaml
 from irnet_convert.recipe.block import Above0, Block, Count, PathText, refuse
 from irnet_convert.recipe.find import FoundRecipe
@@ -140,7 +140,6 @@ class Recipe(Block):
             UnknownNameError: no such recipe.
             HubError: it cannot be had from the Hub.
             RecipeError: the file or an override is malformed.
-            PolicyError: its policy is.
         """
         read = read_recipe(name_or_path, offline=offline)
         if isinstance(name_or_path, str):
@@ -153,7 +152,6 @@ class Recipe(Block):
 
         Raises:
             RecipeError: with every offending path, its value and what was expected.
-            PolicyError: the policy is malformed.
         """
         if not isinstance(data, Mapping):
             raise not_a_mapping(source, data)
@@ -169,7 +167,6 @@ class Recipe(Block):
             recipe = cls.model_validate(raw)
         except ValidationError as error:
             raise _recipe_error(error, raw, source) from error
-        recipe.build_policy()
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,12 +178,7 @@ class Recipe(Block):
         return dump_yaml(self.to_dict())
 
     def build_policy(self) -> Any:
-        """The ``Policy`` that ``policy`` means, or None for full precision.
-
-        Raises:
-            UnknownNameError: no such preset.
-            PolicyError: a rule is malformed.
-        """
+        """The ``Policy`` that ``policy`` means, or None for full precision."""
         if self.policy is None:
             return None
         from irnet_convert.policy import Policy
@@ -208,6 +200,29 @@ class Recipe(Block):
             ede=self.ede,
         )
         return self.stages or (whole,)
+
+    @field_validator("policy")
+    @classmethod
+    def _policy_is_one(cls, policy: Any) -> Any:
+        from irnet_convert.policy import Policy
+
+        try:
+            if policy is not None:
+                Policy.from_dict(policy)
+        except IrnetError as error:
+            raise refuse("", f"is malformed: {error.given}", error.expected) from None
+        return policy
+
+    @field_validator("rewrites")
+    @classmethod
+    def _rewrites_are_known(cls, rewrites: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        from irnet_convert.graph.rewrites import resolve_rewrites
+
+        try:
+            resolve_rewrites(rewrites)
+        except IrnetError as error:
+            raise refuse("", f"is malformed: {error.given}", error.expected) from None
+        return rewrites
 
     @model_validator(mode="before")
     @classmethod

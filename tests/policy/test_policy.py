@@ -186,7 +186,17 @@ def test_presets_may_match_nothing() -> None:
         (lambda: Policy.from_dict({"action": "keep"}), ["list"]),
         (lambda: Policy.from_dict([{"preset": "irnte"}]), ["'irnet'"]),
         (lambda: Policy.from_dict([{"preset": 3}]), ["3"]),
-        (lambda: Policy.from_dict([None]), ["mapping"]),
+        (lambda: Policy.from_dict([None]), ["item 0", "mapping"]),
+        (
+            lambda: Policy.from_dict([{"preset": "irnet", "scale": True}]),
+            ["further keys", "first that matches"],
+        ),
+        (
+            lambda: Policy.from_dict([{"action": "keep"}, {"acton": "keep"}, {"action": "kep"}]),
+            ["item 1: rule key 'acton'", "item 2: rule field action is 'kep'", "'action'", "'keep'"],
+        ),
+        (lambda: Rule(action="keep", scale=True), ["scale", "keeps"]),
+        (lambda: Rule(action="keep", act_bits=32), ["act_bits", "keeps"]),
     ],
 )
 def test_malformed_rules(make: Any, words: list[str]) -> None:
@@ -208,19 +218,22 @@ def test_a_regular_expression_that_takes_for_ever_is_an_error() -> None:
 names = st.one_of(
     st.none(), st.sampled_from(["layer1.*", "re:a.b", "*", "fc"]), st.text(min_size=1, max_size=8)
 )
-rules = st.builds(
+predicates = {
+    "name": names.filter(lambda n: n is None or not n.startswith("re:") or n == "re:a.b"),
+    "kind": st.one_of(st.none(), st.sampled_from(["Conv2d", "Linear"])),
+    "position": st.sampled_from([None, "first", "last"]),
+    "role": st.sampled_from([None, *ROLES]),
+    "kernel_size": st.one_of(st.none(), st.integers(1, 7), st.tuples(st.integers(1, 7), st.integers(1, 7))),
+    "groups": st.one_of(st.none(), st.integers(1, 64)),
+    "min_channels": st.one_of(st.none(), st.integers(1, 512)),
+    "optional": st.booleans(),
+}
+rules = st.builds(Rule, action=st.just("keep"), **predicates) | st.builds(
     Rule,
-    action=st.sampled_from(["keep", "binarize"]),
-    name=names.filter(lambda n: n is None or not n.startswith("re:") or n == "re:a.b"),
-    kind=st.one_of(st.none(), st.sampled_from(["Conv2d", "Linear"])),
-    position=st.sampled_from([None, "first", "last"]),
-    role=st.sampled_from([None, *ROLES]),
-    kernel_size=st.one_of(st.none(), st.integers(1, 7), st.tuples(st.integers(1, 7), st.integers(1, 7))),
-    groups=st.one_of(st.none(), st.integers(1, 64)),
-    min_channels=st.one_of(st.none(), st.integers(1, 512)),
+    action=st.just("binarize"),
     act_bits=st.sampled_from([1, 32]),
     scale=st.sampled_from([None, False, True]),
-    optional=st.booleans(),
+    **predicates,
 )
 
 
