@@ -37,7 +37,7 @@ def signs_for_now(x: Tensor) -> Tensor:
         x: any shape, memory format and real dtype.
     """
     if (
-        not _nobody_watches()
+        not nobody_watches()
         or type(x) not in (Tensor, torch.nn.Parameter)
         or not (x.is_cpu and dense_float(x))
     ):
@@ -50,10 +50,14 @@ def signs_for_now(x: Tensor) -> Tensor:
     return out if call("sign", (x, out), x.numel()) else sign(x)
 
 
-def _nobody_watches() -> bool:
+def nobody_watches() -> bool:
     """Whether no compiler, tracer or dispatch mode follows operations, who would not see a native pass."""
-    compiling = torch.compiler.is_compiling() or torch._C._is_tracing()
-    return not compiling and torch._C._len_torch_dispatch_stack() == 0
+    return not watched() and torch._C._len_torch_dispatch_stack() == 0
+
+
+def watched() -> bool:
+    """Whether code is being compiled or traced, in which sizes may be symbols."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 class _Room(threading.local):

@@ -47,23 +47,18 @@ class BinaryLayer(PlainForm):
     """
 
     dense_kind: ClassVar[type[nn.Module]]
-    takes_scale: ClassVar[bool] = True
     weight_bits: ClassVar[int] = 1
     weight_name: ClassVar[str] = "weight"
     trailing: ClassVar[int] = 0
-    real_weights: bool = False
-    real_activations: bool = False
     compact: bool = False
 
     method: str
-    act_bits: int
     progress: float
     t_min: float
     t_max: float
     weight: Tensor
     bias: Tensor | None
     ede: Tensor
-    scale: nn.Parameter | None
     threshold: nn.Parameter | None
 
     @classmethod
@@ -182,7 +177,7 @@ class BinaryLayer(PlainForm):
             input: as the dense layer takes it.
             zero_pad: amounts as for ``F.pad``. Applied after the sign, so that a padded place contributes 0:
                 what an explicit zero padding in front of the dense layer becomes.
-            bias: True for the layer's own, else what takes its place.
+            bias: of a linear layer: True for its own, else what takes its place.
             **how: what else this family's ``_contract`` takes.
 
         Returns:
@@ -205,8 +200,8 @@ class BinaryLayer(PlainForm):
         signs = METHODS[self.method].binarize_activation(x, ede)
         if zero_pad is not None:
             signs = F.pad(signs, list(zero_pad))
-        factor = self._factor()
-        if factor is None or not self.scales_sums:
+        factor = None if self.real_weights else self._factor()
+        if factor is None:
             return self._contract(signs, self._scaled_weight(ede), bias, **how)
         sums = self._contract(signs, self._weight_of(self.weight, None, ede), None, **how)
         return scale_sums(sums, factor, bias, self.trailing)

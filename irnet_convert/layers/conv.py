@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from irnet_convert.binary import METHODS
+from irnet_convert.binary.sign import watched
 from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.signed import Geometry, signed_conv
 
@@ -104,7 +104,7 @@ class BinaryConvNd(BinaryLayer):
         padding, extra = self._own_padding(x)
         if zero_pad is not None:
             # Compiled, amounts may be symbols; and what SAME adds depends on the size after this padding.
-            if any(extra) or torch.compiler.is_compiling():
+            if watched() or any(extra) or getattr(self, "same_pad", False):
                 return super()._contract_signs(x, ede, bias, zero_pad, **how)
             extra = zero_pad
         geometry = Geometry(
@@ -120,7 +120,10 @@ class BinaryConvNd(BinaryLayer):
         conv: Any = self
         if not isinstance(conv.padding, str):
             return conv.padding, ()
-        sides = conv._reversed_padding_repeated_twice  # last dimension first, left and right
+        return self._of_sides(conv._reversed_padding_repeated_twice)
+
+    def _of_sides(self, sides: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """:meth:`_own_padding` from amounts as for ``F.pad``: last dimension first, left and right."""
         if sides[::2] == sides[1::2]:
             return tuple(sides[-1::-2]), ()
         return (0,) * self.dims, sides

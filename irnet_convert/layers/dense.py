@@ -70,7 +70,7 @@ class SignedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The plain layer's, for owners that read it."""
+        """The plain layer's, without the scale, for owners that read it."""
         return self.layer.get_parameter("weight")
 
     @property

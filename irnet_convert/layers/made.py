@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from irnet_convert.binary.sign import watched
+
 Make = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 
@@ -35,8 +37,8 @@ class How:
 
     Attributes:
         make: as in :class:`MadeWeight`; None for a weight that is made already.
-        even: as in :class:`MadeWeight`. Where not, a factor is one of the weights, and without ``make`` it is
-            in them already.
+        even: as in :class:`MadeWeight`. If not, the factor is multiplied with the weights and not with the
+            sums; in weights that are made already it is.
         in_bits: of a weight that is made already its signs are kept, and its magnitudes.
     """
 
@@ -65,13 +67,12 @@ def parts_of(weight: Tensor | MadeWeight, state: Tensor) -> tuple[Tensor, Tensor
     """
     if isinstance(weight, Tensor):
         return weight, None, How(None, False, False)
-    compiling = torch.compiler.is_compiling()
-    if not compiling and not torch._C._is_tracing():
+    if not watched():
         return weight.latent, weight.factor, How(weight.make, weight.even, False)
     if not weight.even:
         return weight.make(weight.latent, weight.factor, state), None, How(None, False, False)
     made = weight.make(weight.latent, None, state)
-    return made, weight.factor, How(None, True, compiling and weight.factor is None)
+    return made, weight.factor, How(None, True, torch.compiler.is_compiling() and weight.factor is None)
 
 
 class Again:
@@ -91,8 +92,7 @@ class Again:
     def __init__(
         self, how: How, latent: Tensor, factor: Tensor | None, state: Tensor, wanted: tuple[bool, bool]
     ) -> None:
-        make, self._wanted = how.make, wanted
-        self._made = make is not None
+        make, self._how, self._wanted = how.make, how, wanted
         # In a backward pass that is differentiated itself, the weight hangs on the tensors that were kept.
         self._again = torch.is_grad_enabled()
         if make is None:
@@ -118,8 +118,8 @@ class Again:
             return None, None
         of_weight = of_weight.to(self.value.dtype)
         latent, factor = self._parts
-        if not self._made:
-            if factor is None or latent.dtype is torch.bool:
+        if self._how.make is None:
+            if factor is None or self._how.in_bits:
                 return of_weight, None
             of_factor = (of_weight * latent).flatten(1).sum(1).reshape(factor.shape)
             return of_weight * _per_output(factor, latent), of_factor.to(factor.dtype)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from irnet_convert.binary.sign import watched
 from irnet_convert.layers.base import BinaryLayer
 from irnet_convert.layers.conv import BinaryConv2d
 from irnet_convert.layers.dense import same_padding
@@ -55,14 +55,14 @@ class BinaryConv2dSame(BinaryConv2d):
     def _contract_signs(
         self, x: Tensor, ede: Tensor, bias: Tensor | None, zero_pad: Sequence[int] | None, **how: Any
     ) -> Tensor:
-        if self.same_pad and torch.compiler.is_compiling():  # the amounts may be symbols
+        if self.same_pad and watched():  # the amounts follow the image's size
             return BinaryLayer._contract_signs(self, x, ede, bias, zero_pad, **how)
         return super()._contract_signs(x, ede, bias, zero_pad, **how)
 
     def _own_padding(self, x: Tensor) -> tuple[Sequence[int], Sequence[int]]:
         if not self.same_pad:
             return super()._own_padding(x)
-        return (0, 0), same_padding(x, self)
+        return self._of_sides(same_padding(x, self))
 
     def _contract(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.same_pad:

@@ -1,8 +1,8 @@
 """Binary forms of timm's ScaledStdConv2d and ScaledStdConv2dSame (normaliser-free networks).
 
 timm convolves with gain·γ·n^-½·ŵ: a learnable gain per output channel times a constant. Standardisation
-leaves the sign unchanged (see ``std.py``), so the binary form convolves with gain·γ·n^-½·(±2^s). The gain
-keeps its key, and is the layer's factor per output channel; there is no further scale.
+leaves the sign unchanged (see ``std.py``), so the binary form has gain·γ·n^-½ times the sums of ±2^s. The
+gain keeps its key, and is the layer's factor per output channel; there is no further scale.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class BinaryScaledStdConv2d(BinaryConv2d):
         self.fan_in_scale = self.__dict__.pop("scale")
 
     def _factor(self) -> Tensor:
-        # The product is taken in float32 where the gain is half, and rounded with the weight, once.
+        # The product is taken in float32 where the gain is half.
         return self.gain.to(torch.promote_types(self.gain.dtype, torch.float32)) * self.fan_in_scale
 
     def _real_filters(self, filters: Tensor, *, at_factor: bool) -> Tensor:

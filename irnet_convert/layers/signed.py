@@ -4,7 +4,8 @@ A sign followed by a convolution would keep the input twice: once for the surrog
 for the gradient of the weights; and of the weights it would keep the binary ones beside the latents. Signs
 and binary weights are a pass or two over what is kept anyway, so here they are computed again.
 
-A factor per output channel is multiplied with the sums, not with the weights, which keeps the sums exact. Its
+A factor per output channel is multiplied with the sums, not with the weights, which keeps the sums exact in
+float32 and float64, whatever their order (half types round them as they round everything). Its
 gradient does not need them: with b the ±2^s of a channel, f its factor and G the gradient that f·b would get
 as a weight, which b's own gradient f·G takes anyway, d/df Σ grad·(b∗x) = Σ b·G.
 """
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irnet_convert.binary import Method
+from irnet_convert.binary.sign import nobody_watches
 from irnet_convert.errors import ModelError
 from irnet_convert.layers.made import Again, How, MadeWeight, parts_of
 
@@ -99,10 +101,11 @@ def scale_sums(
         factor: per output channel, (O,) in any shape.
         bias: (O,), or None.
         trailing: dimensions behind the channels.
-        in_place: write over the sums.
+        in_place: write over the sums, unless a compiler or a tracer watches.
     """
     shape = (-1, *[1] * trailing)
-    scale, out = factor.reshape(shape).to(sums.dtype), sums if in_place else None
+    # addcmul rounds once where the processor can, as the packed network does; mul and add would round twice.
+    scale, out = factor.reshape(shape).to(sums.dtype), sums if in_place and nobody_watches() else None
     if bias is None:
         return torch.mul(sums, scale, out=out)
     return torch.addcmul(bias.reshape(shape).to(sums.dtype), sums, scale, out=out)

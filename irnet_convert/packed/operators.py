@@ -19,8 +19,9 @@ from irnet_convert.packed.strict import malformed
 #: Overloads of torch.ops.aten.
 _OVERLOADS = """
     _softmax.default _to_copy.default _unsafe_view.default abs.default adaptive_avg_pool1d.default
-    adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor addmm.default alias.default
-    all.dim amax.default amin.default any.dim arange.default arange.start arange.start_step argmax.default
+    adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor addcmul.default
+    addmm.default alias.default all.dim amax.default amin.default any.dim arange.default arange.start
+    arange.start_step argmax.default
     argsort.default as_strided_copy.default avg_pool1d.default avg_pool2d.default avg_pool3d.default
     baddbmm.default batch_norm.default
     bitwise_and.Scalar bitwise_and.Tensor bitwise_not.default bitwise_or.Tensor bmm.default

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import timm
 import torch
 import torchvision
 from torch import nn
 
-from irnet_convert import binarize, pack, to_dense
-from irnet_convert.layers import binary_layers
+from irnet_convert import binarize, load_packed, pack, save_packed, to_dense
+from irnet_convert.layers import BinaryConv1d, BinaryConvTranspose2d, BinaryLayer, BinaryLinear, binary_layers
 
 
 def _agree(model: nn.Module, size: int) -> None:
@@ -47,3 +50,24 @@ def test_convolutions_without_bias_and_normalisation() -> None:
         layers += [nn.Conv2d(16, 16, kernel, padding=kernel // 2, bias=False), nn.Hardtanh()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     _agree(model, 16)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", ["transposed", "conv1d"])
+def test_layers_that_no_step_stands_for(kind: str, bias: bool, tmp_path: Path) -> None:
+    """Packed, saved and loaded, bit for bit: they run in PyTorch, on ±2^s and the scale apart."""
+    torch.manual_seed(0)
+    layer: BinaryLayer = {
+        "transposed": BinaryConvTranspose2d(40, 12, 3, stride=2, groups=2, bias=bias, scale=True),
+        "conv1d": BinaryConv1d(40, 12, 3, bias=bias, scale=True),
+    }[kind]  # fmt: skip
+    shape = (2, 40, 9, 8) if kind == "transposed" else (2, 40, 9)
+    x = torch.randn(shape)
+    size = layer(x)[0].numel()
+    model = nn.Sequential(layer, nn.Hardtanh(), nn.Flatten(), BinaryLinear(size, 4, scale=True)).eval()
+    packed = pack(model, example_input=x)
+    save_packed(packed, tmp_path / "layer.safetensors")
+    with torch.no_grad():
+        wanted = model(x)
+        assert torch.equal(packed(x), wanted)
+        assert torch.equal(load_packed(tmp_path / "layer.safetensors")(x), wanted)
