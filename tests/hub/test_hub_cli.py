@@ -81,10 +81,10 @@ def test_validate_builds_without_memory_and_training(here: Path) -> None:
     assert "conversion: 18 of 20 layers become binary" in run("validate", "tiny.yaml")
     for override, error, message in (
         ("epochs=0", RecipeError, "epochs is 0"),
-        ("policy=irnt", UnknownNameError, "'irnet'"),
+        ("policy=irnt", RecipeError, "'irnet'"),
         ("model.name=timm/cifar_resnet21", UnknownNameError, "cifar_resnet20"),
         ("model.kwargs={num_clases: 3}", ModelError, "num_clases"),
-        ("rewrites=[activaton]", UnknownNameError, "'activation'"),
+        ("rewrites=[activaton]", RecipeError, "'activation'"),
         ("policy=[{action: keep, name: layer9.*}, {preset: irnet}]", PolicyError, "matches no layer"),
         ("transforms={input_size: [1, 8, 8], mean: [0.5], std: [0.5]}", RecordError, "did not run"),
     ):
