@@ -15,8 +15,9 @@ from irnet_convert.recipe.block import Above0, Block, Count, PathText, refuse
 from irnet_convert.recipe.find import FoundRecipe
 from irnet_convert.recipe.inputs import DataSpec, MixupSpec, ModelSpec, TransformSpec
 from irnet_convert.recipe.overrides import apply_overrides
+from irnet_convert.recipe.problems import recipe_error
 from irnet_convert.recipe.read import not_a_mapping, read_recipe
-from irnet_convert.recipe.stages import is_inherited, with_stages_filled
+from irnet_convert.recipe.stages import with_stages_filled
 from irnet_convert.recipe.training import (
     BatchNormSpec,
     CheckpointSpec,
@@ -166,7 +167,7 @@ class Recipe(Block):
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
-            raise _recipe_error(error, raw, source) from error
+            raise recipe_error(error, raw, source) from error
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
@@ -271,60 +272,3 @@ class Recipe(Block):
                 raise refuse(
                     path, f"is {stage.binarize!r} in the last stage", "both: what is trained is what is kept"
                 )
-
-
-_WORDS = {
-    "model_type": "a block of keys",
-    "string_type": "a string",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-}
-
-
-def _recipe_error(error: ValidationError, raw: dict[str, Any], source: str) -> RecipeError:
-    """Pydantic's errors, each as path, value and what was expected."""
-    given, expected = [], []
-    for item in error.errors(include_url=False):
-        if is_inherited(item["loc"], raw):
-            continue
-        context = item.get("ctx", {})
-        path, value = _locate((*item["loc"], *filter(None, [context.get("path")])), raw)
-        path = path or "the recipe"
-        if item["type"] == "refused":
-            given.append(f"{path} {context['problem']}")
-            expected.append(context["expected"])
-        elif item["type"] == "missing":
-            given.append(f"{path} is missing")
-            expected.append(f"a value for {path}")
-        else:
-            given.append(f"{path} is {_shown(value)}")
-            expected.append(_WORDS.get(item["type"], item["msg"].removeprefix("Input should be ")))
-    return RecipeError(
-        f"{source}: {'; '.join(given)}",
-        expected="; ".join(dict.fromkeys(expected)),
-        mend="correct the recipe or the override; docs/recipes.md lists every key",
-    )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-def _locate(location: tuple[int | str, ...], raw: Any) -> tuple[str, Any]:
-    """Pydantic's location as a dotted path of the recipe, and the value there.
-
-    Locations inside a union also hold the names of its members, which are no part of the path: a part
-    that the data does not have is left out unless it is the last.
-    """
-    parts: list[str] = []
-    for number, part in enumerate(location):
-        items: Any = raw if isinstance(raw, dict) else dict(enumerate(raw)) if isinstance(raw, list) else {}
-        if part in items:
-            raw = items[part]
-        elif number < len(location) - 1 or not isinstance(raw, dict | list):
-            continue
-        else:
-            raw = None
-        parts.append("".join(char if char.isprintable() else "?" for char in str(part)[:100]))
-    return ".".join(parts), raw

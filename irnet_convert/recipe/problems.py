@@ -1,0 +1,67 @@
+"""What pydantic says of a recipe, in the project's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from irnet_convert.errors import RecipeError, shown
+from irnet_convert.recipe.stages import is_inherited
+
+_WORDS = {
+    "model_type": "a block of keys",
+    "string_type": "a string",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+}
+
+
+def recipe_error(error: ValidationError, raw: dict[str, Any], source: str) -> RecipeError:
+    """Pydantic's errors as one of the project's: each with its path, its value and what was expected.
+
+    Args:
+        error: what validation raised.
+        raw: the recipe as it was given.
+        source: what the recipe is called: a file's name.
+    """
+    given, expected = [], []
+    for item in error.errors(include_url=False):
+        if is_inherited(item["loc"], raw):
+            continue
+        context = item.get("ctx", {})
+        path, value = _locate((*item["loc"], *filter(None, [context.get("path")])), raw)
+        path = path or "the recipe"
+        if item["type"] == "refused":
+            given.append(f"{path} {context['problem']}")
+            expected.append(context["expected"])
+        elif item["type"] == "missing":
+            given.append(f"{path} is missing")
+            expected.append(f"a value for {path}")
+        else:
+            given.append(f"{path} is {shown(value)}")
+            expected.append(_WORDS.get(item["type"], item["msg"].removeprefix("Input should be ")))
+    return RecipeError(
+        f"{source}: {'; '.join(given)}",
+        expected="; ".join(dict.fromkeys(expected)),
+        mend="correct the recipe or the override; docs/recipes.md lists every key",
+    )
+
+
+def _locate(location: tuple[int | str, ...], raw: Any) -> tuple[str, Any]:
+    """Pydantic's location as a dotted path of the recipe, and the value there.
+
+    Locations inside a union also hold the names of its members, which are no part of the path: a part
+    that the data does not have is left out unless it is the last.
+    """
+    parts: list[str] = []
+    for number, part in enumerate(location):
+        items: Any = raw if isinstance(raw, dict) else dict(enumerate(raw)) if isinstance(raw, list) else {}
+        if part in items:
+            raw = items[part]
+        elif number < len(location) - 1 or not isinstance(raw, dict | list):
+            continue
+        else:
+            raw = None
+        parts.append("".join(char if char.isprintable() else "?" for char in str(part)[:100]))
+    return ".".join(parts), raw
