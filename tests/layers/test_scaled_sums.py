@@ -259,6 +259,28 @@ def test_while_weights_are_real_the_factor_is_theirs(case: str, compiled: bool) 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
 
+@pytest.mark.parametrize("case", ["conv", "linear"])
+def test_compiled_in_half_precision(case: str) -> None:
+    """Gradients come in the dtypes of what they are of, and near those of the layer that is not compiled."""
+    called, layer, x, _ = made(case, bias=True)
+    x.requires_grad_()
+    wanted = [x, *layer.parameters()]
+    torch._dynamo.reset()
+    run = torch.compile(called, fullgraph=True, backend="aot_eager")
+    found = []
+    for one in (run, called):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = one(x)
+        found.append(torch.autograd.grad(y.float().square().mean(), wanted))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype is theirs.dtype is torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05 * float(theirs.abs().max()))
+    layer.to(torch.bfloat16)
+    y = run(x.detach().to(torch.bfloat16).requires_grad_())
+    grads = torch.autograd.grad(y.float().square().mean(), list(layer.parameters()))
+    assert {grad.dtype for grad in grads} == {torch.bfloat16}
+
+
 def test_compiled_a_transposed_layer_without_a_factor() -> None:
     torch.manual_seed(0)
     layer, x = BinaryConvTranspose2d(8, 6, 3), torch.randn(2, 8, 4, 5, requires_grad=True)

@@ -52,14 +52,17 @@ def test_convolutions_without_bias_and_normalisation() -> None:
     _agree(model, 16)
 
 
+@pytest.mark.parametrize("act_bits", [1, 32])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kind", ["transposed", "conv1d"])
-def test_layers_that_no_step_stands_for(kind: str, bias: bool, tmp_path: Path) -> None:
-    """Packed, saved and loaded, bit for bit: they run in PyTorch, on ±2^s and the scale apart."""
+def test_layers_that_no_step_stands_for(kind: str, bias: bool, act_bits: int, tmp_path: Path) -> None:
+    """Packed, saved and loaded, bit for bit: they run in PyTorch, on ±2^s and the scale apart (W1A1)."""
     torch.manual_seed(0)
     layer: BinaryLayer = {
-        "transposed": BinaryConvTranspose2d(40, 12, 3, stride=2, groups=2, bias=bias, scale=True),
-        "conv1d": BinaryConv1d(40, 12, 3, bias=bias, scale=True),
+        "transposed": BinaryConvTranspose2d(
+            40, 12, 3, stride=2, groups=2, bias=bias, scale=True, act_bits=act_bits
+        ),
+        "conv1d": BinaryConv1d(40, 12, 3, bias=bias, scale=True, act_bits=act_bits),
     }[kind]  # fmt: skip
     shape = (2, 40, 9, 8) if kind == "transposed" else (2, 40, 9)
     x = torch.randn(shape)
