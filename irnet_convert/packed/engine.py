@@ -60,7 +60,7 @@ def available_isas() -> tuple[str, ...]:
 
 
 def isa_in_use() -> str:
-    """The instruction set that calls use, or "reference" where there are no native kernels.
+    """The instruction set for calls with inputs of another kind than before ("reference": no native kernels).
 
     Raises:
         UnknownNameError: IRNET_ISA names nothing that can be used here.
@@ -97,16 +97,6 @@ def measure_limit(isa: str | None = None, seconds: float = 0.2) -> float:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Known:
-    """Of calls with one input and one output: what those of an input like this have in common."""
-
-    x: bytes  # described
-    y: bytes
-    shape: tuple[int, ...]  # of y
-    memory_format: torch.memory_format
-
-
 class Plan:
     """A program ready to run on one instruction set.
 
@@ -133,7 +123,6 @@ class Plan:
         self._outputs = len(program.outputs)
         self._maps = maps_among_outputs(program)
         self._shapes: dict[tuple[torch.Size, ...], list[tuple[int, ...]]] = {}
-        self._known: dict[tuple[torch.Size, tuple[int, ...], torch.memory_format], _Known] = {}
         self._plan = native.create(encode(program), blob, self.isa)
         weakref.finalize(self, native.free, self._plan)
 
@@ -161,14 +150,6 @@ class Plan:
             ArgumentError: inputs that the program does not take.
         """
         threads = threads or torch.get_num_threads()
-        # Small networks take a few hundred microseconds: this is for them.
-        if times is None and len(inputs) == 1 and inputs[0].dtype is torch.float32:
-            x = inputs[0]
-            known = self._known.get((x.shape, x.stride(), maps))
-            if known:
-                y = _empty(known.shape, known.memory_format)
-                self._native.run_again(self._plan, x.data_ptr(), known.x, y.data_ptr(), known.y, threads)
-                return [y]
         given = [
             x.float().contiguous() if rows else x.float() for x, rows in zip(inputs, self._rows, strict=True)
         ]
@@ -183,13 +164,28 @@ class Plan:
                 error.given, expected="inputs of the shapes that the packed model was made for",
                 mend="pass an input of the size that the model was packed with",
             ) from error  # fmt: skip
-        if len(given) == len(outputs) == 1 and given[0] is inputs[0] and len(self._known) < MAX_PLANS:
-            x, y = given[0], outputs[0]
-            self._known[x.shape, x.stride(), maps] = _Known(
-                x=described(x), y=described(y), shape=tuple(y.shape),
-                memory_format=maps if self._maps[0] else torch.contiguous_format,
-            )  # fmt: skip
         return outputs
+
+    def run_again(self, x: Tensor, like_x: bytes, y: Tensor, like_y: bytes) -> bool:
+        """:meth:`run` for one input and one output, which are known but for where they lie.
+
+        Args:
+            x: float32, on the CPU.
+            like_x: :meth:`described`.
+            y: likewise; written.
+            like_y: likewise.
+
+        Returns:
+            Whether it was run; what is refused, :meth:`run` says.
+        """
+        return self._native.run_again(
+            self._plan, x.data_ptr(), like_x, y.data_ptr(), like_y, torch.get_num_threads()
+        )
+
+    @staticmethod
+    def described(x: Tensor) -> bytes:
+        """A tensor's shape and strides, for :meth:`run_again`."""
+        return described(x)
 
     def bytes(self) -> int:
         """Bytes of weights and tables that it holds."""
@@ -215,14 +211,12 @@ class _Entry:
     """A cached plan; it holds the blob, so that no other can get its address."""
 
     blob: Tensor
-    key: tuple[int, str]  # the blob's address, which its storage may lose, and the instruction set
     version: int
     text: str
     plan: Plan | NativeError
 
 
 _plans: OrderedDict[tuple[int, str], _Entry] = OrderedDict()
-_latest: _Entry | None = None  # the last of them
 _lock = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
 
@@ -239,19 +233,15 @@ def plan_for(text: str, blob: Tensor, isa: str | None = None) -> Plan:
         NativeError: see :class:`Plan`. A program that a build has no kernels for is refused at each call,
             with a warning at the first.
     """
-    global _latest
     isa = isa or isa_in_use()
     version = 0 if blob.is_inference() else blob._version
-    entry = _latest
     key = (blob.data_ptr(), isa)
-    if entry and entry.key == key and entry.blob is blob and entry.version == version and entry.text == text:
-        return _usable(entry)
     with _lock:
         entry = _plans.get(key)
     if not (entry and entry.version == version and entry.text == text and entry.blob.numel() == blob.numel()):
-        entry = _Entry(key=key, blob=blob, version=version, text=text, plan=_made(text, blob, isa))
+        entry = _Entry(blob=blob, version=version, text=text, plan=_made(text, blob, isa))
     with _lock:
-        _plans[key] = _latest = entry
+        _plans[key] = entry
         _plans.move_to_end(key)
         while len(_plans) > MAX_PLANS:
             _plans.popitem(last=False)
@@ -274,9 +264,7 @@ def _made(text: str, blob: Tensor, isa: str) -> Plan | NativeError:
 
 def forget(blob: Tensor | int) -> None:
     """Drops the plans made from a blob (or from the blob at an address), and the reference to it."""
-    global _latest
     address = blob if isinstance(blob, int) else blob.data_ptr()
     with _lock:
-        _latest = None
         for key in [k for k in _plans if k[0] == address]:
             del _plans[key]

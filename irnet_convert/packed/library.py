@@ -119,12 +119,15 @@ class Library:
             threads, address, size,
         )  # fmt: skip
 
-    def run_again(self, plan: int, x: int, like_x: bytes, y: int, like_y: bytes, threads: int) -> None:
-        """:meth:`run` for one input and one output, at these addresses, whose :func:`described` is known."""
-        self._check(
-            self._c.irn_plan_run, plan, _ADDRESS.pack(x) + like_x, 1, _ADDRESS.pack(y) + like_y, 1, threads,
-            None, 0,
-        )  # fmt: skip
+    def run_again(self, plan: int, x: int, like_x: bytes, y: int, like_y: bytes, threads: int) -> bool:
+        """:meth:`run` for one input and one output, at these addresses, whose :func:`described` is known.
+
+        Returns:
+            Whether it was run; what the native code refuses, :meth:`run` says.
+        """
+        return not self._c.irn_plan_run(
+            plan, _ADDRESS.pack(x) + like_x, 1, _ADDRESS.pack(y) + like_y, 1, threads, None, 0, None, 0
+        )
 
     def _check(self, function, *arguments: object) -> None:
         message = (c_char * 512)()

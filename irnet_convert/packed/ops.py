@@ -30,9 +30,6 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 #: The program of a text, parsed once.
 program_of: Callable[[str], Program] = functools.lru_cache(maxsize=256)(parse_program)
 
-_torch: Any = torch
-_C: Any = torch._C
-
 _library = torch.library.Library("irnet_convert", "FRAGMENT")
 _library.define(
     "run_program(Tensor[] inputs, Tensor blob, str program, bool keep_format=False) -> Tensor[]",
@@ -54,12 +51,6 @@ def engine() -> Any:
 
 def _run(inputs: Sequence[Tensor], blob: Tensor, program: str, keep_format: bool = False) -> list[Tensor]:
     _check(inputs, blob)
-    return _run_checked(inputs, blob, program, keep_format)
-
-
-def _run_checked(
-    inputs: Sequence[Tensor], blob: Tensor, program: str, keep_format: bool = False
-) -> list[Tensor]:
     native = engine() if blob.is_cpu else None
     isa = native.isa_in_use() if native is not None else "reference"
     if native is None or isa == "reference":
@@ -71,33 +62,6 @@ def _run_checked(
     found = plan.run(inputs, maps=_format(inputs, keep_format))
     dtype = inputs[0].dtype
     return found if dtype == torch.float32 else [y.to(dtype) for y in found]
-
-
-def unseen(inputs: Sequence[Tensor]) -> bool:
-    """Whether the operator may be called past PyTorch's dispatcher, which would do nothing that anybody sees.
-
-    Compilers, tracers, transforms, modes and the profiler look at what the dispatcher is asked for. And it
-    resolves subclasses of tensors, negated views, and tensors that have no memory.
-    """
-    if torch.compiler.is_compiling() or _C._is_tracing():
-        return False
-    plain = all(
-        type(x) is Tensor
-        and x.dtype is torch.float32
-        and not (x.is_neg() or x._is_zerotensor() or _torch._is_functional_tensor(x))
-        for x in inputs
-    )
-    return plain and not (
-        _C._len_torch_dispatch_stack()
-        or _C._len_torch_function_stack()
-        or _C._autograd._profiler_enabled()
-        or _C._functorch.peek_interpreter_stack() is not None
-    )
-
-
-#: What the operator returns for float32 inputs on the blob's device, where :func:`unseen` says that it may be
-#: called like this. The dispatcher copies the program's text to C++ and back, which a small network notices.
-run_past_dispatcher = _run_checked
 
 
 def run_in_reference(

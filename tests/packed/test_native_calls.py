@@ -161,6 +161,13 @@ def test_any_strides_and_real_dtype(plan: Plan) -> None:
     wide = torch.randn(2, 128, 18, 20)
     wide[:, ::2, ::2, ::2] = x
     assert torch.equal(plan.run([wide[:, ::2, ::2, ::2]])[0], want)
+    last = torch.randn(2, 128, 18, 20).to(memory_format=torch.channels_last)
+    for part in (last[:, 32:96, 3:12, 5:15], last[:, :64, ::2, ::2]):  # not what follows in memory
+        part.copy_(x)
+        assert torch.equal(plan.run([part])[0], want)
+    rows = torch.randn(2, 64, 9, 12).to(memory_format=torch.channels_last)[..., 1:11]
+    rows.copy_(x)
+    assert torch.equal(plan.run([rows])[0], want)
     assert torch.equal(plan.run([x.double()])[0], want)
     one = torch.randn(1, 64, 1, 1)
     assert torch.equal(plan.run([one.expand(2, 64, 9, 10)])[0], plan.run([one.repeat(2, 1, 9, 10)])[0])

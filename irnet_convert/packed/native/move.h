@@ -120,19 +120,31 @@ inline void move_few(const MoveJob& job, int64_t begin, int64_t end) {
   }
 }
 
-// Signs of channels last, where they fill vectors: each pixel from its first channel to its last, as it lies in memory.
+// Signs of n floats, which fill vectors, as bits. Apart: between loops of move() gcc 12 finds no registers for it.
+[[gnu::noinline]] inline void pack_signs(const float* in, int64_t n, Bits::Unit* to) {
+  constexpr int kAtOnce = kWide * kFloats;
+  for (; n > 0; n -= kAtOnce, in += kAtOnce, to += kAtOnce / Bits::kUnitBits) {
+    F r[kWide];
+    for (int k = 0; k < kWide; ++k) r[k] = load(in + k * kFloats);
+    put_signs<Bits>(to, r);
+  }
+}
+
+// Signs of channels last, where they fill vectors: what lies one behind the other, here and there, at once.
 inline void move_signs(const MoveJob& job, int64_t begin, int64_t end) {
-  constexpr int kChannels = kWide * kFloats;
-  Cursor cursor(job.grid, begin);
-  for (; begin < end; ++begin) {
-    Pixel p = cursor.next();
+  const View& bits = job.epilogue.bits;
+  bool rows = job.x == job.channels && bits.x == job.channels / Bits::kUnitBits * int64_t(sizeof(Bits::Unit));
+  while (begin < end) {
+    Pixel p = Cursor(job.grid, begin).next();
+    int64_t n = end - begin < job.grid.w - p.x ? end - begin : job.grid.w - p.x;
     const float* in = job.in + p.n * job.n + p.y * job.y + p.x * job.x;
-    auto to = reinterpret_cast<Bits::Unit*>(at(job.epilogue.bits, p)) + job.first / Bits::kUnitBits;
-    for (int64_t c = 0; c < job.channels; c += kChannels) {
-      F r[kWide];
-      for (int k = 0; k < kWide; ++k) r[k] = load(in + c + k * kFloats);
-      put_signs<Bits>(to + c / Bits::kUnitBits, r);
+    auto to = reinterpret_cast<Bits::Unit*>(at(bits, p)) + job.first / Bits::kUnitBits;
+    begin += n;
+    if (rows) {
+      pack_signs(in, n * job.channels, to);
+      continue;
     }
+    for (int64_t i = 0; i < n; ++i) pack_signs(in + i * job.x, job.channels, shifted(to, i * bits.x));
   }
 }
 

@@ -1,8 +1,9 @@
-"""A packed network that is one program: called past PyTorch's dispatcher, but for those who look."""
+"""A packed network that is one program: called again past PyTorch's dispatcher, but for those who look."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from irnet_convert import BinaryConv2d
 from irnet_convert.errors import ArgumentError
-from irnet_convert.packed import PackedModel, ops, pack
+from irnet_convert.packed import PackedModel, engine, ops, pack
+from irnet_convert.packed.again import MOST, Again
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,64 @@ def test_a_call_like_the_last_is_one_like_any_other(whole: PackedModel) -> None:
             whole(wrong)
     with torch.no_grad():
         assert torch.equal(whole(x.clone().requires_grad_()), twin)
+
+
+@pytest.fixture
+def called(whole: PackedModel, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The inputs of the calls that were not repeats of one before."""
+    inputs: list[Tensor] = []
+    forward = whole.body.forward
+    monkeypatch.setattr(whole.body, "forward", lambda x: inputs.append(x) or forward(x))
+    monkeypatch.setattr(whole, "_again", Again())
+    return inputs
+
+
+native = pytest.mark.skipif(engine.isa_in_use() == "reference", reason="there are no native kernels")
+
+
+@native
+def test_a_call_is_a_repeat_if_its_input_is_like_one_before(whole: PackedModel, called: list[Tensor]) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    for given in (x, x.clone(), x.to(memory_format=torch.channels_last), -x):
+        whole(given)
+    assert len(called) == 2
+    with torch.no_grad(), _FunctionsSeen():
+        whole(x)
+    whole(x.half())
+    assert len(called) == 4
+    twin = copy.deepcopy(whole)
+    assert twin._again is not whole._again
+    whole(x)
+    assert len(called) == 4
+
+
+@native
+def test_a_plan_that_was_dropped_is_made_anew(whole: PackedModel, called: list[Tensor]) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    want = whole(x)
+    engine.forget(whole.body.get_buffer("blob0"))
+    for _ in range(2):
+        assert torch.equal(whole(x), want)
+    assert len(called) == 2
+
+
+@native
+def test_not_every_input_there_ever_was_is_known(whole: PackedModel, called: list[Tensor]) -> None:
+    for size in range(1, MOST + 4):
+        whole(torch.randn(size, 3, 8, 8))
+        assert len(whole._again._known) <= MOST
+    whole(torch.randn(MOST + 3, 3, 8, 8))
+    assert len(called) == MOST + 3
+
+
+@native
+def test_what_the_native_code_refuses_is_said(whole: PackedModel, called: list[Tensor]) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    whole(x)
+    ((key, known),) = whole._again._known.items()
+    whole._again._known[key] = dataclasses.replace(known, x=known.y)
+    assert torch.equal(whole(x), whole.body(x))
+    assert called[1] is x
 
 
 def test_calls_between_those_of_compiled_code_compile_nothing_anew(whole: PackedModel) -> None:
