@@ -135,6 +135,13 @@ def test_bench_of_models_and_runs(finished: Path) -> None:
     for name in ("timm/cifar_resnet20", finished):
         done = json.loads(run("bench", name, *QUICK, *size, "--json"))
         assert "1 fused region(s)" in done["facts"]["kernels"]
+        assert done["facts"]["input"] == "1x3x16x16"
+
+
+def test_bench_of_a_run_has_images_of_its_size(finished: Path) -> None:
+    """The architecture's own is 32×32."""
+    text = run("bench", finished, *QUICK, "--batch", "2")
+    assert "input: 2x3x16x16" in text
 
 
 def test_bench_by_rewrites() -> None:
@@ -185,6 +192,8 @@ def test_help_teaches(command: str) -> None:
         (["pack", "nowhere", "net.safetensors"], IrnetError, "nowhere"),
         (["pack", "RUN", "nowhere/net.safetensors"], PackedFileError, "writable directory"),
         (["bench", "timm/resnet19"], UnknownNameError, "timm/resnet18"),
+        (["bench", "nowhere.safetensors"], ArgumentError, "correct the path"),
+        (["bench", "runs/nowhere"], ArgumentError, "correct the path"),
         (["bench", "FILE", "--against", "tensorrt"], UnknownNameError, "torch"),
         (["bench", "RUN/recipe.yaml"], PackedFileError, "refused"),
         (["bench", "FILE", "--stem-bits", "8"], ArgumentError, "pack the file again"),

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def run(request: Request, progress: Callable[[str], None]) -> Result:
     torch.set_num_threads(request.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return _run(request, Path(folder), progress)
+            return _run(_sized(request), Path(folder), progress)
     finally:
         torch.set_num_threads(before)
 
@@ -148,6 +148,16 @@ def _example(request: Request) -> Any:
     return example_sized(request.input_size)
 
 
+def _sized(request: Request) -> Request:
+    """The request with a run's size of images, which may not be its architecture's."""
+    if request.input_size is not None or not (Path(request.name) / "recipe.yaml").is_file():
+        return request
+    from irnet_convert.train.rundir import read_recipe
+
+    size = read_recipe(Path(request.name)).transforms.input_size
+    return replace(request, input_size="x".join(map(str, (1, *size))))
+
+
 def _binarized(request: Request) -> tuple[nn.Module, str, str]:
     """A binarized model in eval mode, and the full-precision model's name and arguments."""
     import irnet_convert
@@ -197,13 +207,14 @@ def _facts(
     progress: Callable[[str], None],
 ) -> tuple[dict[str, str], list[str]]:  # fmt: skip
     report = subject.packed.report()
-    facts = {"file": f"{subject.file.stat().st_size / 1e6:.3f} MB", "kernels": report.summary()}
+    shape = "x".join(map(str, (request.batch, *size)))
+    facts = {
+        "input": shape, "file": f"{subject.file.stat().st_size / 1e6:.3f} MB", "kernels": report.summary()
+    }  # fmt: skip
     if request.rewrites is not None:
         facts["rewrites"] = ", ".join(request.rewrites) or "none"
     if request.fresh:
-        facts.update(
-            _from_fresh_processes(subject, request, "x".join(map(str, (request.batch, *size))), progress)
-        )
+        facts.update(_from_fresh_processes(subject, request, shape, progress))
     limit = engine.measure_limit()
     share = binary_share(steps, request.threads, limit)
     if share is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from irnet_convert.errors import ModelError
+from irnet_convert.errors import ArgumentError, ModelError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,6 +74,10 @@ def show(item: Any, as_json: bool) -> None:
         out.print(item)
 
 
+#: Endings of files that are no models: packed networks, recipes, policies, exports.
+_FILES = (".safetensors", ".yaml", ".yml", ".json", ".onnx", ".xml")
+
+
 def model_named(name: str, kwargs: str) -> nn.Module:
     """The model that the command line names: a run's, or a library's with fresh weights."""
     from irnet_convert.networks.create import model_spec_of
@@ -83,6 +87,14 @@ def model_named(name: str, kwargs: str) -> nn.Module:
         from irnet_convert.train import load
 
         return load(name)
+    if not name.startswith("hf:") and (Path(name).suffix in _FILES or name.startswith("runs/")):
+        raise ArgumentError(
+            f"{name}, which is no file and no run's directory"
+            if not Path(name).exists()
+            else f"{name}, which is neither a model nor a run's directory",
+            expected="timm/NAME, torchvision/NAME, a run's directory, or a saved model's as ./DIRECTORY",
+            mend="correct the path",
+        )
     spec = model_spec_of(name)
     found = _json_object(kwargs)
     if found and spec.is_saved:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from irnet_convert.cli.options import AsJson, Overrides, out
+from irnet_convert.errors import ArgumentError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +36,7 @@ def sensitivity(
         typer.Option(help="Rank by accuracy with only the layer binarized, or with all but it."),
     ] = "only",
     policy: Annotated[
-        Path | None, typer.Option(help="Write the suggested policy to this YAML file.", metavar="FILE")
+        Path | None, typer.Option(help="Write the suggested policy to this new YAML file.", metavar="FILE")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,6 +47,12 @@ def sensitivity(
     Examples: `irnet-convert sensitivity runs/digits`,
     `irnet-convert sensitivity my.yaml --images 500 --keep 2 --policy keep2.yaml`
     """
+    if policy is not None and policy.exists():
+        raise ArgumentError(
+            f"--policy {policy}, which exists", expected="a new file: the suggested policy is written to it",
+            mend="name another file, or remove that one; the policy that is measured is the recipe's",
+        )  # fmt: skip
+
     from irnet_convert.policy import Policy
     from irnet_convert.train.sensitivity import sensitivity as measure
 

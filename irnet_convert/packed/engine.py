@@ -76,7 +76,7 @@ def isa_in_use() -> str:
             f"{ISA_VARIABLE}={wanted}",
             expected="an instruction set of this processor: " + ", ".join((*available, "reference")),
             mend=f"unset {ISA_VARIABLE}"
-            + ("" if wanted in ISAS else "; " + nearest(wanted, (*ISAS, "reference"))),
+            + ("" if wanted in ISAS else "; " + nearest(wanted.lower(), (*available, "reference"))),
         )
     return wanted
 

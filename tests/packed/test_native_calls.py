@@ -222,6 +222,15 @@ def test_an_instruction_set_can_be_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv(engine.ISA_VARIABLE, "portabel")
     with pytest.raises(UnknownNameError, match="'portable'"):
         engine.isa_in_use()
+    monkeypatch.setenv(engine.ISA_VARIABLE, "PORTABLE")
+    with pytest.raises(UnknownNameError, match="'portable'"):
+        engine.isa_in_use()
+    monkeypatch.setenv(engine.ISA_VARIABLE, "nonsense")
+    with pytest.raises(UnknownNameError) as error:
+        engine.isa_in_use()
+    elsewhere = {*engine.ISAS} - {*engine.available_isas()}
+    assert elsewhere  # no processor has all of them
+    assert not any(repr(isa) in error.value.mend for isa in elsewhere)
 
 
 def test_the_limit_is_measured() -> None:

@@ -138,3 +138,16 @@ def test_the_command(tmp_path: Path) -> None:
     assert rules[2:] == Policy.preset("irnet").to_dict()
     plain = CliRunner().invoke(app, ["sensitivity", str(recipe), "--images", "8", "--json"])
     assert json.loads(plain.stdout)["images"] == 8
+
+
+def test_a_policy_that_exists_is_not_written_over(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("- preset: interior\n")
+    with pytest.raises(ArgumentError, match="which exists"):
+        CliRunner().invoke(
+            app,
+            ["sensitivity", "digits", "--policy", str(mine)],
+            catch_exceptions=False,
+            standalone_mode=False,
+        )
+    assert mine.read_text() == "- preset: interior\n"
