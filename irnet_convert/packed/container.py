@@ -117,6 +117,13 @@ def _bytes_of(path: Path) -> bytes:
     # Read once: what was checked cannot change afterwards, as a mapped file could.
     try:
         return path.read_bytes()
+    except IsADirectoryError as error:
+        raise PackedFileError(
+            "it is a directory", expected="a file that irnet_convert.save_packed wrote",
+            mend=f"name the file in it: {path / 'packed.safetensors'}"
+            if (path / "packed.safetensors").is_file()
+            else "name a file, or make it: irnet-convert pack RUN_DIR OUT.safetensors",
+        ) from error  # fmt: skip
     except OSError as error:
         raise PackedFileError(
             f"it cannot be read: {error.strerror or error}",

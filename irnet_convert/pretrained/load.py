@@ -132,7 +132,9 @@ def _local(folder: Path, name: str, most: int) -> Path:
         raise PretrainedError(
             f"there is no {name} in it ({error.strerror})",
             expected="every file that irnet_convert.save_pretrained wrote",
-            mend="copy the directory again, whole",
+            mend="irnet_convert.load reads the directory of a run, which this is"
+            if (folder / "recipe.yaml").is_file()
+            else "copy the directory again, whole",
         ) from error
     if size > most or not path.is_file():
         raise PretrainedError(

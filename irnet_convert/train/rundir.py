@@ -88,10 +88,16 @@ def read_recipe(run_dir: Path) -> Recipe:
     path = run_dir / RECIPE
     if not path.is_file():
         what = f"has no {RECIPE}" if run_dir.is_dir() else "does not exist"
+        mend = "name the directory that the training printed"
+        if run_dir.is_file():
+            what = "is a file"
+            mend += "; irnet_convert.load_packed reads a packed network"
+        elif (run_dir / "config.json").is_file():
+            mend += "; irnet_convert.from_pretrained reads what save_pretrained wrote"
         raise CheckpointError(
             f"the run directory {run_dir} {what}",
             expected=f"a directory that finetune() wrote, with {RECIPE} and {WEIGHTS}",
-            mend="name the directory that the training printed",
+            mend=mend,
         )
     try:
         # Not find_recipe's bare name: a path with a separator never means a bundled recipe.

@@ -216,7 +216,7 @@ def test_no_mutation_gets_through(data: st.DataObject, tmp_path_factory: pytest.
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(PackedFileError, match="it cannot be read: No such file"):
         read_sealed(tmp_path / "nowhere.safetensors")
-    with pytest.raises(PackedFileError, match="cannot be read"):
+    with pytest.raises(PackedFileError, match="it is a directory"):
         read_sealed(tmp_path)
     with pytest.raises(PackedFileError, match="cannot be written"):
         write_sealed(tmp_path / "none" / "file", TENSORS, TEXTS)
@@ -242,3 +242,13 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(file: Path, monkeypatch:
     monkeypatch.setattr(Path, "replace", lambda a, b: (order.append("rename"), replace(a, b))[1])
     write_sealed(file, TENSORS, TEXTS)
     assert order[:2] == ["fsync", "rename"]
+
+
+def test_a_directory_is_none(tmp_path: Path) -> None:
+    with pytest.raises(PackedFileError, match="it is a directory") as error:
+        read_sealed(tmp_path)
+    assert "irnet-convert pack" in error.value.mend
+    (tmp_path / "packed.safetensors").write_bytes(b"")
+    with pytest.raises(PackedFileError) as error:
+        read_sealed(tmp_path)
+    assert str(tmp_path / "packed.safetensors") in error.value.mend

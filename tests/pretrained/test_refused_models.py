@@ -12,7 +12,7 @@ from torch import nn
 import irnet_convert
 from irnet_convert.errors import IrnetError, PretrainedError
 from irnet_convert.networks import create_model
-from irnet_convert.pretrained import save_pretrained
+from irnet_convert.pretrained import from_pretrained, save_pretrained
 from irnet_convert.recipe import ModelSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:(timm|torchvision)")
@@ -112,3 +112,10 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
         save_pretrained(student, tmp_path / "new", packed=False)
     assert {path.name: path.read_bytes() for path in where.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_the_directory_of_a_run_names_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: run\n")
+    with pytest.raises(PretrainedError) as error:
+        from_pretrained(tmp_path)
+    assert "irnet_convert.load" in error.value.mend

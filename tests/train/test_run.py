@@ -261,6 +261,18 @@ def test_a_directory_in_use_is_not_written_into(tiny, tmp_path: Path) -> None:
     assert [path.name for path in run_dir.iterdir()] == ["mine.txt"]
 
 
+def test_what_is_no_run_names_its_reader(tmp_path: Path) -> None:
+    packed = tmp_path / "net.safetensors"
+    packed.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is a file") as error:
+        load(packed)
+    assert "load_packed" in error.value.mend
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has no recipe\.yaml") as error:
+        load(tmp_path)
+    assert "from_pretrained" in error.value.mend
+
+
 def test_missing_alien_and_unfinished_runs_are_refused(tiny, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load(tmp_path / "nowhere")
