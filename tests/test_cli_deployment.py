@@ -82,6 +82,7 @@ def test_packed_file_is_the_run_s_network(finished: Path, packed: Path) -> None:
 def test_eval_compares(finished: Path, packed: Path) -> None:
     text = run("eval", finished, "--packed", packed)
     assert "the same prediction on 100.00 %" in text
+    assert "of this run?" not in text
     found = json.loads(run("eval", finished, "--packed", packed, "data.eval_limit=32", "--json"))
     assert found["count"] == 32
     assert found["top1"] == found["eager_top1"]
@@ -92,6 +93,9 @@ def test_eval_compares(finished: Path, packed: Path) -> None:
     irnet_convert.save_packed(other, packed.with_name("other.safetensors"))
     found = json.loads(run("eval", finished, "--packed", packed.with_name("other.safetensors"), "--json"))
     assert found["close"] < 10
+    assert "other.safetensors of this run?" in run(
+        "eval", finished, "--packed", packed.with_name("other.safetensors")
+    )
 
 
 def test_halves_are_smaller(finished: Path, packed: Path, tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ import typer
 
 from irnet_convert.cli.options import AsJson, Offline, Overrides, RecipeName, out
 
+#: Percent of images on which a run's packed network predicts what the run's own does, at least.
+_ALIKE = 99.0
+
 
 def train(
     recipe: RecipeName,
@@ -81,6 +84,11 @@ def _evaluate_packed(run_dir: Path, packed: Path, overrides: list[str], as_json:
         f"{found['close']:.2f} %, largest difference {found['largest']:.2g}",
     ):
         out.print(line, highlight=False, soft_wrap=True)
+    if found["same_top1"] < _ALIKE:
+        out.print(
+            f"That is more than packing explains: is {packed} of this run? To make it anew: "
+            f"irnet-convert pack {run_dir} {packed}", highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def plot(
