@@ -30,7 +30,7 @@ class _Known:
     """What calls with inputs of one shape and one set of strides have in common."""
 
     plan: weakref.ref[Any]  # the engine may drop it
-    blob: Tensor
+    blob: weakref.ref[Tensor]
     address: int
     version: int
     x: bytes  # Plan.described()
@@ -57,10 +57,10 @@ class Again:
         known = self._known.get((x.shape, x.stride()))
         if (
             known is None
-            or known.blob is not blob
+            or known.blob() is not blob
             or known.address != blob.data_ptr()
             or known.version != _version(blob)
-            or x.requires_grad
+            or (x.requires_grad and torch.is_grad_enabled())
             or not _unseen(x)
         ):
             return None
@@ -80,17 +80,19 @@ class Again:
             x: the input.
             y: what was returned for it.
         """
-        native = engine() if blob.is_cpu else None
+        native = engine()
         if native is None or native.isa_in_use() == "reference" or not (_unseen(x) and type(y) is Tensor):
             return
         try:
             plan = native.plan_for(text, blob)
         except NativeError:  # no kernels for this program: the reference ran it
             return
+        if not plan.takes(x):
+            return
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[x.shape, x.stride()] = _Known(
-            plan=weakref.ref(plan), blob=blob, address=blob.data_ptr(), version=_version(blob),
+            plan=weakref.ref(plan), blob=weakref.ref(blob), address=blob.data_ptr(), version=_version(blob),
             x=plan.described(x), y=plan.described(y), shape=tuple(y.shape), strides=y.stride(),
         )  # fmt: skip
 

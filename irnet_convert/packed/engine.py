@@ -1,7 +1,7 @@
 """Runs programs with the native kernels: which instruction set, and a cache of plans.
 
 A plan is a program with its weights in a kernel's order. It is made at the first call and kept beside the
-blob of constants that it was made from, until :func:`forget` or until many others were used since.
+blob of constants that it was made from, until :func:`forget` or until many others were looked up since.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def available_isas() -> tuple[str, ...]:
 
 
 def isa_in_use() -> str:
-    """The instruction set for calls with inputs of another kind than before ("reference": no native kernels).
+    """The instruction set for calls that repeat none before ("reference": there are no native kernels).
 
     Raises:
         UnknownNameError: IRNET_ISA names nothing that can be used here.
@@ -181,6 +181,10 @@ class Plan:
         return self._native.run_again(
             self._plan, x.data_ptr(), like_x, y.data_ptr(), like_y, torch.get_num_threads()
         )
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether the one input can be given to :meth:`run_again` as it lies in memory."""
+        return not self._rows[0] or x.is_contiguous()
 
     @staticmethod
     def described(x: Tensor) -> bytes:

@@ -72,12 +72,12 @@ class PackedModel(nn.Module):
         body: Any = self._modules["body"]
         # Not in code that is compiled: it would be compiled anew for each change of what is known.
         eager = not torch.compiler.is_compiling()
-        if eager and len(args) == 1 and not kwargs:
-            found = self._again.run(args[0], body._buffers["blob0"])
-            if found is not None:
-                return found
         named = kwargs or len(args) != len(self.network.inputs)
         inputs = self._bound(args, kwargs) if named else args
+        if eager and len(inputs) == 1:
+            found = self._again.run(inputs[0], body._buffers["blob0"])
+            if found is not None:
+                return found
         dtype = self._check(inputs)
         if dtype == torch.float32:
             found = body.forward(*inputs)

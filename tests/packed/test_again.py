@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
+import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -14,10 +17,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from irnet_convert import BinaryConv2d
-from irnet_convert.errors import ArgumentError
+from irnet_convert import BinaryConv2d, BinaryLinear
+from irnet_convert.errors import ArgumentError, NativeError
 from irnet_convert.packed import PackedModel, engine, ops, pack
 from irnet_convert.packed.again import MOST, Again
+from irnet_convert.packed.library import Library
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,14 @@ def test_what_only_the_dispatcher_can_resolve(whole: PackedModel) -> None:
     x = torch.randn(2, 3, 8, 8)
     negated = torch.view_as_complex(torch.stack([x, x], -1)).conj().imag
     assert negated.is_neg()
-    assert torch.equal(whole(negated), whole(-x))
+    alike = torch.empty_strided(negated.shape, negated.stride())
+    for _ in range(2):  # also when an input that lies like it is known
+        assert torch.equal(whole(negated), whole(-x))
+        whole(alike.copy_(x))
+    sparse = x.to_sparse()
+    whole(x[:1, :1, :1, :1].expand(2, 3, 8, 8))
+    with pytest.raises(ArgumentError, match="layout"):
+        whole(sparse)
     nothing = torch._efficientzerotensor((2, 3, 8, 8))  # pyright: ignore[reportPrivateImportUsage]
     assert torch.equal(whole(nothing), whole(torch.zeros(2, 3, 8, 8)))
 
@@ -153,10 +164,80 @@ def test_a_call_is_a_repeat_if_its_input_is_like_one_before(whole: PackedModel, 
         whole(x)
     whole(x.half())
     assert len(called) == 4
-    twin = copy.deepcopy(whole)
-    assert twin._again is not whole._again
     whole(x)
+    with torch.no_grad():
+        whole(x.clone().requires_grad_())
+    whole(**{whole.network.inputs[0].name: x})
     assert len(called) == 4
+    with pytest.raises(ArgumentError):
+        whole(x, zzz=1)
+    with pytest.raises(ArgumentError):
+        whole(x.clone().requires_grad_())
+
+
+@native
+def test_copies_know_no_calls(whole: PackedModel) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    want = whole(x)
+    for twin in (copy.deepcopy(whole), pickle.loads(pickle.dumps(whole))):
+        assert not twin._again._known
+        assert torch.equal(twin(x), want)
+        assert torch.equal(twin(x), want)
+
+
+@native
+def test_repeats_use_the_threads_that_there_are_now(
+    whole: PackedModel, called: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    run = Library.run_again
+    monkeypatch.setattr(Library, "run_again", lambda *a: used.append(a[-1]) or run(*a))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 1, 2):
+            torch.set_num_threads(threads)
+            whole(torch.randn(2, 3, 8, 8))
+    finally:
+        torch.set_num_threads(before)
+    assert used == [1, 2]
+
+
+@native
+def test_nothing_is_kept_alive(whole: PackedModel) -> None:
+    moved = copy.deepcopy(whole)
+    moved(torch.randn(2, 3, 8, 8))
+    blob = moved.body.get_buffer("blob0")
+    seen = weakref.ref(blob)
+    moved.to("meta")
+    engine.forget(blob)
+    del blob
+    gc.collect()
+    assert seen() is None
+
+
+@native
+def test_rows_that_are_not_contiguous_are_no_repeats() -> None:
+    packed = pack(nn.Sequential(BinaryLinear(64, 5)).eval(), example_input=torch.zeros(1, 64))
+    wide = torch.randn(3, 128)
+    for _ in range(3):
+        assert torch.equal(packed(wide[:, ::2]), packed(wide[:, ::2].clone()))
+    assert len(packed._again._known) == 1
+
+
+@native
+def test_a_program_without_kernels_runs_in_the_reference(
+    whole: PackedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise NativeError("no kernel", expected="one", mend="none")
+
+    x = torch.randn(2, 3, 8, 8)
+    want, other = whole(x), copy.deepcopy(whole)
+    monkeypatch.setattr(engine, "Plan", refuse)
+    with pytest.warns(UserWarning, match="no kernel"):
+        first = other(x)
+    for found in (first, other(x)):
+        torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
 
 
 @native

@@ -108,8 +108,12 @@ def test_maps_lie_as_the_input_does(isa: str, monkeypatch: pytest.MonkeyPatch) -
     whole = irnet_convert.pack(conv, example_input=x)
     rest = irnet_convert.pack(torch.nn.Sequential(conv, torch.nn.Softmax(1)).eval(), example_input=x)
     assert whole(x).is_contiguous()
+    want = whole(x)
     for form in (torch.contiguous_format, torch.channels_last):
-        found = whole(x.contiguous(memory_format=form))
+        for _ in range(2):  # the second call is a repeat of the first one
+            found = whole(x.contiguous(memory_format=form))
+            assert torch.equal(found, want)
+            assert found.is_contiguous(memory_format=form)
         assert found.is_contiguous(memory_format=form)
         assert torch.equal(found, whole(x))
         half = whole(x.half().contiguous(memory_format=form))
@@ -288,3 +292,25 @@ def test_the_operator_checks_devices_and_dtypes() -> None:
     with pytest.raises(ArgumentError, match="meta"):
         ops.run_program([torch.zeros(1, 2, device="meta")], blob, text)
     assert torch.equal(ops.run_program([torch.ones(1, 2)], blob, text)[0], torch.ones(1, 2))
+
+
+class _Joined(torch.nn.Module):
+    """The signs of two maps lie beside each other in every pixel of the third layer's input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = irnet_convert.BinaryConv2d(32, 32, 3, padding=1, bias=False)
+        self.b = irnet_convert.BinaryConv2d(32, 32, 3, padding=1, bias=False)
+        self.p, self.q = torch.nn.BatchNorm2d(32), torch.nn.BatchNorm2d(32)
+        self.c = irnet_convert.BinaryConv2d(64, 8, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(torch.cat([self.p(self.a(x)), self.q(self.b(x))], 1))
+
+
+def test_signs_of_maps_that_are_joined() -> None:
+    torch.manual_seed(0)
+    model, x = _Joined().eval(), torch.randn(2, 32, 9, 10)
+    packed = irnet_convert.pack(model, example_input=x)
+    with torch.no_grad():
+        assert torch.equal(packed(x), model(x))
