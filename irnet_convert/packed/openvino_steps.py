@@ -239,6 +239,13 @@ def _real_signs(weight: Tensor) -> Node:
     return opset14.convert(opset14.constant(weight.numpy().astype(np.int8)), "f32")
 
 
+def _columns_of_one_channel(x: Node) -> int:
+    """The width of a map of one channel; 0 where it has more, or its width is not known."""
+    output = x.output(0) if isinstance(x, ov.Node) else x
+    _, channels, _, columns = output.get_partial_shape()
+    return columns.get_length() if channels == 1 and columns.is_static else 0
+
+
 def _convolution(x: Node, weight: Node, step: BinaryConv | Conv, amounts: tuple[int, int, int, int]) -> Node:
     height, width = list(weight.shape)[-2:]
     if (height == 1 and max(amounts[2:])) or (width == 1 and max(amounts[:2])):
@@ -249,7 +256,14 @@ def _convolution(x: Node, weight: Node, step: BinaryConv | Conv, amounts: tuple[
             mend="run the packed network itself, or export_onnx",
         )
     left, right, top, bottom = amounts
-    place = (list(step.stride), [top, left], [bottom, right], list(step.dilation))
+    stride = list(step.stride)
+    reach, columns = (width - 1) * step.dilation[1] + 1, _columns_of_one_channel(x)
+    if columns and left < reach and 0 <= columns + left + right - reach < stride[1] > 1:
+        # OpenVINO's CPU plugin reads past a map of one channel for one column of results whose horizontal
+        # stride is the larger one. It needs none once the columns behind the kernel are cut off.
+        x = opset14.slice(x, _ints(0), _ints(reach - left), _ints(1), _ints(3))
+        stride[1], right = 1, max(0, reach - left - columns)
+    place = (stride, [top, left], [bottom, right], list(step.dilation))
     if step.groups == 1:
         return opset14.convolution(x, weight, *place)
     out, *rest = weight.shape

@@ -170,3 +170,21 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingExtraError, match=r"irnet-convert\[openvino\]"):
         export_openvino(packed, tmp_path / "net.xml", input_size=(3, 17, 15))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 1, 0)])
+@pytest.mark.parametrize("side", [(5, 3), (5, 4), (4, 3), (5, 5)])
+@pytest.mark.parametrize("stride", [(1, 2), (1, 3), (2, 3)])
+def test_a_column_of_one_channel(
+    stride: tuple[int, int], side: tuple[int, int], padding: tuple[int, int, int, int]
+) -> None:
+    """Its plugin reads past such a map where the horizontal stride is larger than the vertical one."""
+    program = Program(
+        inputs=(ValueSpec(layout="map", channels=1, rank=4),),
+        constants=(ConstSpec(name="w", dtype="bits", shape=(3, 1, 3, 3)),),
+        steps=(BinaryConv(input=0, weight=0, stride=stride, padding=padding),),
+        outputs=(1,),
+    )
+    case = case_of(program, [(2, 1, *side)], special=False)
+    want = run_reference(case.program, case.blob, case.inputs)
+    assert_same(run(network_of(case), case.inputs), want, exact=True)
