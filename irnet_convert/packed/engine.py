@@ -212,7 +212,7 @@ def _empty(shape: tuple[int, ...], memory_format: torch.memory_format) -> Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A cached plan; it holds the blob, so that no other can get its address."""
+    """A cached plan; it holds the blob, so that no other can get its address while the blob is there."""
 
     blob: Tensor
     version: int
@@ -242,7 +242,13 @@ def plan_for(text: str, blob: Tensor, isa: str | None = None) -> Plan:
     key = (blob.data_ptr(), isa)
     with _lock:
         entry = _plans.get(key)
-    if not (entry and entry.version == version and entry.text == text and entry.blob.numel() == blob.numel()):
+    if not (
+        entry
+        and entry.version == version
+        and entry.text == text
+        and entry.blob.numel() == blob.numel()
+        and entry.blob.data_ptr() == blob.data_ptr()  # not moved away, as share_memory() does
+    ):
         entry = _Entry(blob=blob, version=version, text=text, plan=_made(text, blob, isa))
     with _lock:
         _plans[key] = entry
@@ -266,9 +272,9 @@ def _made(text: str, blob: Tensor, isa: str) -> Plan | NativeError:
         return error
 
 
-def forget(blob: Tensor | int) -> None:
-    """Drops the plans made from a blob (or from the blob at an address), and the reference to it."""
-    address = blob if isinstance(blob, int) else blob.data_ptr()
+def forget(blob: Tensor) -> None:
+    """Drops the plans made from a blob (wherever it lay then), and the reference to it."""
+    address = blob.data_ptr()
     with _lock:
-        for key in [k for k in _plans if k[0] == address]:
+        for key in [key for key, entry in _plans.items() if key[0] == address or entry.blob is blob]:
             del _plans[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -212,6 +213,27 @@ def test_plans_are_cached_by_constants(program: Program) -> None:
     engine.forget(blob)
     assert engine.plan_for(text, blob) is not changed
     engine.forget(blob)
+
+
+def test_a_blob_that_was_moved_leaves_no_plan_for_what_comes_to_its_place(program: Program) -> None:
+    """As a second network's constants do after ``packed.share_memory()`` of the first."""
+    text, first, second = program.to_json(), blob_of(program, 1), blob_of(program, 2)
+    place = first.numpy()  # memory that one tensor after the other lies in
+    one = torch.from_numpy(place)
+    engine.plan_for(text, one)
+    one.data = first.clone()
+    place[:] = second.numpy()
+    other, x = torch.from_numpy(place), torch.randn(1, 64, 5, 5)
+    assert torch.equal(engine.plan_for(text, other).run([x])[0], run_reference(program, second, [x])[0])
+    engine.forget(other)
+
+
+def test_a_blob_that_was_moved_is_forgotten(program: Program) -> None:
+    text, blob = program.to_json(), blob_of(program, 1)
+    plan = weakref.ref(engine.plan_for(text, blob))
+    blob.data = blob.clone()
+    engine.forget(blob)
+    assert plan() is None
 
 
 def test_an_instruction_set_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
