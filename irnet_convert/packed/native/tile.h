@@ -92,23 +92,23 @@ template <class M, bool kFirst, int P, int V>
     }
 }
 
-// The steps of one segment, from a unit of each pixel on; returns the weights behind them.
-template <class M, int P, int V>
-[[gnu::always_inline]] inline const typename M::Weight* add_steps(typename M::Acc (&sum)[P][V],
+// The steps of one segment for N of the pixels, from a unit of each on; returns the weights behind them.
+template <class M, int N, int P, int V>
+[[gnu::always_inline]] inline const typename M::Weight* add_steps(typename M::Acc (&sum)[P][V], int first,
                                                                   const typename M::Unit* const* pixels, int64_t unit,
                                                                   const Segment& s, const typename M::Weight* w) {
-  const typename M::Unit* x[P];
+  const typename M::Unit* x[N];
 #pragma GCC unroll 8
-  for (int p = 0; p < P; ++p) x[p] = pixels[p] + unit + s.offset;
+  for (int p = 0; p < N; ++p) x[p] = pixels[first + p] + unit + s.offset;
   for (int64_t i = 0; i < s.steps; ++i, w += V * M::kLanes) {
     typename M::Vec wv[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) wv[v] = M::weights(w + v * M::kLanes);
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
+    for (int p = 0; p < N; ++p) {
       typename M::Act a = M::activation(x[p] + i * M::kStep);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[p][v] = M::step(sum[p][v], a, wv[v]);
+      for (int v = 0; v < V; ++v) sum[first + p][v] = M::step(sum[first + p][v], a, wv[v]);
     }
   }
   return w;
@@ -128,7 +128,7 @@ template <class M, int P, int V>
 
   bool first = true;
   for (; segment != end; ++segment) {
-    w = add_steps<M, P, V>(sum, M::kAside && segment->aside ? aside : pixels, first_unit, *segment, w);
+    w = add_steps<M, P>(sum, 0, M::kAside && segment->aside ? aside : pixels, first_unit, *segment, w);
     if (!segment->flush) continue;
     first ? flush<M, true>(sum, counts) : flush<M, false>(sum, counts);
     first = false;

@@ -102,7 +102,7 @@ struct Bits {
   using Vec = __m512i;
   using Acc = __m512i;
   using Act = __m512i;
-  static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = false;
+  static constexpr bool kCounts = true, kIntegers = false, kPutsSigns = true;
   static constexpr bool kBegins = true, kWhole = kWholeTiles, kAside = false;
   static constexpr int kPairs = 0, kWidePairs = 0;
   static constexpr int kStep = 1;
@@ -123,10 +123,18 @@ struct Bits {
     _mm512_store_si512(to, kFirst ? sum : _mm512_add_epi32(_mm512_load_si512(to), sum));
   }
   static Unit unit(uint32_t bits) { return bits; }
-  template <int N>
-  static void put(Unit* to, uint32_t bits) {
-    static_assert(N == 32 || N == 16);  // the last 16 fill half a unit: bits behind them are 0
-    *to = bits;
+  template <int R>
+  static void put_signs(Unit* to, const F (&r)[R]) {
+    static_assert(R <= 2);
+    if constexpr (R == 1) {
+      *to = signs(r[0]);  // the last 16 fill half a unit: bits behind them are 0
+    } else {  // by halves, without a way through other registers
+      auto half = reinterpret_cast<uint8_t*>(to);
+      for (int i = 0; i < R; ++i) {
+        uint16_t mask = uint16_t(signs(r[i]));
+        __builtin_memcpy(half + 2 * i, &mask, sizeof mask);
+      }
+    }
   }
   static F to_real(Acc sum) { return to_floats(sum); }
   // bias - 2 * count as a float: exact, since no sum of +-1 here is longer than 2^24.

@@ -18,7 +18,7 @@ class Walk {
     t.n = n;
     t.even = x + n <= job_.grid.w && (!M::kCounts || job_.column_class[x] == job_.column_class[x + n - 1]);
     if (t.even) {
-      for (int i = 0; i < n; ++i) put(t, i, place_, in_ + i * job_.in.x, x, i);
+      put_row(t, x);
       in_ += n * job_.in.x;
       return place_.next(job_.epilogue, n);
     }
@@ -29,7 +29,7 @@ class Walk {
         next_row(place.pixel);
         place = place_, in = in_;
       }
-      put(t, i, place, in, place.pixel.x, 0);
+      put(t, i, place, in, place.pixel.x);
       in += job_.in.x;
       place.next(job_.epilogue);
     }
@@ -56,14 +56,33 @@ class Walk {
   }
 
  private:
-  // Pixel i of a tile, in column x, whose results lie `after` pixels behind a place.
+  // All pixels of an even tile, from column x on.
   template <class M>
-  [[gnu::always_inline]] void put(Tile<M>& t, int i, const Place& place, const uint8_t* in, int64_t x, int after) {
+  [[gnu::always_inline]] void put_row(Tile<M>& t, int64_t x) {
     const Epilogue& e = job_.epilogue;
+    auto fill = [](auto& to, auto* one, int64_t bytes) {
+      for (auto& place : to) {
+        place = one;
+        one = shifted(one, bytes);
+        asm("" : "+r"(one));  // one after the other: vectors of addresses would wait for additions that were begun before
+      }
+    };
+    fill(t.in, reinterpret_cast<const typename M::Unit*>(in_), job_.in.x);
+    if (place_.add) fill(t.add, place_.add, e.add.x);
+    if (place_.real) fill(t.real, place_.real, e.real.x);
+    if (place_.bits) fill(t.bits, place_.bits, e.bits.x);
+    if constexpr (M::kCounts)
+      fill(t.bias, bias_ + job_.column_class[x] * job_.bias_stride, 0);
+    else
+      for (float& scale : t.scale) scale = scale_;
+  }
+  // Pixel i of a tile, in column x.
+  template <class M>
+  [[gnu::always_inline]] void put(Tile<M>& t, int i, const Place& place, const uint8_t* in, int64_t x) {
     t.in[i] = reinterpret_cast<const typename M::Unit*>(in);
-    t.add[i] = shifted(place.add, after * e.add.x);
-    t.real[i] = shifted(place.real, after * e.real.x);
-    t.bits[i] = shifted(place.bits, after * e.bits.x);
+    t.add[i] = place.add;
+    t.real[i] = place.real;
+    t.bits[i] = place.bits;
     if constexpr (M::kCounts)
       t.bias[i] = bias_ + job_.column_class[x] * job_.bias_stride;
     else
