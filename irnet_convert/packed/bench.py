@@ -20,7 +20,8 @@ from irnet_convert.packed.bench_steps import StepTime
 
 #: Shortest sample, in seconds: what is faster is called several times a sample.
 _SHORTEST = 2e-3
-_MOST_ROUNDS, _FEWEST_ROUNDS = 200, 9
+_MOST_ROUNDS, _FEWEST_ROUNDS = 1000, 9
+_WARM_UP = 3  # calls, of one contestant after the other and then in turns
 _BAR = 40
 
 
@@ -65,12 +66,14 @@ def time_in_turns(
         One timing for each, in their order.
     """
     say = progress or (lambda text: None)
-    repeats = []
     for one in contestants:
         say(f"warming up {one.name}")
-        for _ in range(3):
+        for _ in range(_WARM_UP):
             one.run()
-        repeats.append(max(1, round(_SHORTEST / max(_once(one, 1), 1e-7))))
+    # In turns, and the fastest: while a process finds its memory, one call may take five times as long as the
+    # next. In samples of too few calls the first one, whose caches another has filled, would count for more.
+    taken = [[_once(one, 1) for one in contestants] for _ in range(_WARM_UP)]
+    repeats = [max(1, round(_SHORTEST / max(min(of_one), 1e-7))) for of_one in zip(*taken, strict=True)]
     say("timing " + ", ".join(one.name for one in contestants))
     samples: list[list[float]] = [[] for _ in contestants]
     end = time.perf_counter() + seconds
