@@ -70,9 +70,9 @@ def time_in_turns(
         say(f"warming up {one.name}")
         for _ in range(_WARM_UP):
             one.run()
-    # In turns, and the fastest: while a process finds its memory, one call may take five times as long as the
-    # next. In samples of too few calls the first one, whose caches another has filled, would count for more.
-    taken = [[_once(one, 1) for one in contestants] for _ in range(_WARM_UP)]
+    # In turns: while a process finds its memory, one call may take five times as long as the next. And the
+    # second of two: the first finds the caches filled by another, and counts for more in shorter samples.
+    taken = [[min(_once(one, 1), _once(one, 1)) for one in contestants] for _ in range(_WARM_UP)]
     repeats = [max(1, round(_SHORTEST / max(min(of_one), 1e-7))) for of_one in zip(*taken, strict=True)]
     say("timing " + ", ".join(one.name for one in contestants))
     samples: list[list[float]] = [[] for _ in contestants]

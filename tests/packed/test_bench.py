@@ -48,12 +48,12 @@ def test_contestants_run_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # 4 ms are a sample of their own; 1 ms is called twice a sample.
     found = time_in_turns([contestant("a", 4e-3), contestant("b", 1e-3)], seconds=0.0)
-    assert "".join(order) == "aaabbb" + 3 * "ab" + 9 * "abb"
+    assert "".join(order) == "aaabbb" + 3 * "aabb" + 9 * "abb"
     assert [(t.name, t.calls) for t in found] == [("a", 9), ("b", 18)]
     assert [t.median for t in found] == pytest.approx([4e-3, 1e-3])
     order.clear()
     time_in_turns([contestant("a", 4e-3)], seconds=1.0)
-    assert len(order) == pytest.approx(6 + 250, abs=3)
+    assert len(order) == pytest.approx(9 + 250, abs=3)
 
 
 def test_slow_first_calls_do_not_shorten_samples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_slow_first_calls_do_not_shorten_samples(monkeypatch: pytest.MonkeyPatch
 
     def run() -> None:
         calls[0] += 1
-        clock[0] += 2e-3 if calls[0] < 6 else 1e-4
+        clock[0] += 2e-3 if calls[0] < 8 else 1e-4
 
     (found,) = time_in_turns([Contestant(name="a", what="", run=run)], seconds=0.0)
     assert found.calls == 9 * 20
