@@ -148,7 +148,7 @@ def test_overrides_are_yaml_values_at_dotted_keys():
         "ema.decay=0.9",
         "output=",
     ]
-    recipe = Recipe.from_dict(apply_overrides(raw, overrides))
+    recipe = Recipe.from_dict(raw, overrides=overrides)
     assert recipe.optimizer.lr == 0.001
     assert recipe.distill is not None
     assert recipe.distill.features[0].weight == 2
@@ -176,8 +176,24 @@ def test_overrides_are_yaml_values_at_dotted_keys():
 )
 def test_overrides_that_are_refused(override: str, message: str):
     with pytest.raises(RecipeError) as caught:
-        Recipe.from_dict(apply_overrides({**BASE, **DISTILLED}, [override]))
+        Recipe.from_dict({**BASE, **DISTILLED}, overrides=[override])
     assert message in caught.value.given
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("optimizer. lr=fast", "optimizer.lr is 'fast'"),
+        ("ema={decay: slow}", "ema.decay is 'slow'"),
+        ("epoch=1", "epoch is not a key of this block"),
+        ("datum.name=a", "datum is not a key of this block"),
+    ],
+)
+def test_a_wrong_value_is_said_to_be_of_an_override(override: str, problem: str):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict({**BASE, "batch_size": "many"}, source="a.yaml", overrides=[override])
+    problems = set(caught.value.given.removeprefix("a.yaml: ").split("; "))
+    assert problems == {f"{problem}, by an override", "batch_size is 'many'"}
 
 
 # --- files ----------------------------------------------------------------------------------------------

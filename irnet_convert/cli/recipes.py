@@ -123,10 +123,9 @@ def _shown(value: Any) -> str:
 def _load(name: str, offline: bool, overrides: list[str] | None = None) -> Recipe:
     """The recipe, once it has been said on stderr which it is."""
     from irnet_convert.recipe import Recipe
-    from irnet_convert.recipe.overrides import apply_overrides
     from irnet_convert.recipe.read import read_recipe
 
     read = read_recipe(name, offline=offline or None)
     for number, each in enumerate((read.found, *read.bases)):
         print(f"# {'extends ' if number else ''}{each}", file=sys.stderr)
-    return Recipe.from_dict(apply_overrides(read.data, overrides or []), source=read.found.where)
+    return Recipe.from_dict(read.data, source=read.found.where, overrides=overrides or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,14 +18,18 @@ _WORDS = {
 }
 
 
-def recipe_error(error: ValidationError, raw: dict[str, Any], source: str) -> RecipeError:
+def recipe_error(
+    error: ValidationError, raw: dict[str, Any], source: str, overrides: Iterable[str] = ()
+) -> RecipeError:
     """Pydantic's errors as one of the project's: each with its path, its value and what was expected.
 
     Args:
         error: what validation raised.
         raw: the recipe as it was given.
         source: what the recipe is called: a file's name.
+        overrides: ``"key=value"`` strings that were applied to it.
     """
+    keys = [".".join(part.strip() for part in one.partition("=")[0].split(".")) for one in overrides]
     given, expected = [], []
     for item in error.errors(include_url=False):
         if is_inherited(item["loc"], raw):
@@ -33,14 +38,19 @@ def recipe_error(error: ValidationError, raw: dict[str, Any], source: str) -> Re
         path, value = _locate((*item["loc"], *filter(None, [context.get("path")])), raw)
         path = path or "the recipe"
         if item["type"] == "refused":
-            given.append(f"{path} {context['problem']}")
+            problem = f"{path} {context['problem']}"
             expected.append(context["expected"])
         elif item["type"] == "missing":
-            given.append(f"{path} is missing")
+            problem = f"{path} is missing"
             expected.append(f"a value for {path}")
         else:
-            given.append(f"{path} is {shown(value)}")
+            problem = f"{path} is {shown(value)}"
             expected.append(_WORDS.get(item["type"], item["msg"].removeprefix("Input should be ")))
+        unknown = item["type"] == "refused"  # may be a block that an override has made
+        overridden = any(
+            f"{path}.".startswith(f"{key}.") or (unknown and key.startswith(f"{path}.")) for key in keys
+        )
+        given.append(f"{problem}, by an override" if overridden else problem)
     return RecipeError(
         f"{source}: {'; '.join(given)}",
         expected="; ".join(dict.fromkeys(expected)),

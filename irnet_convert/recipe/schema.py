@@ -145,18 +145,26 @@ class Recipe(Block):
         read = read_recipe(name_or_path, offline=offline)
         if isinstance(name_or_path, str):
             print(f"Recipe: {read}", file=sys.stderr)
-        return cls.from_dict(apply_overrides(read.data, overrides), source=read.found.where)
+        return cls.from_dict(read.data, source=read.found.where, overrides=overrides)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, source: str = "the recipe") -> Self:
+    def from_dict(
+        cls, data: Mapping[str, Any], *, source: str = "the recipe", overrides: Iterable[str] = ()
+    ) -> Self:
         """Validate plain data as a recipe.
+
+        Args:
+            data: the recipe.
+            source: what errors call it.
+            overrides: ``"key.sub=value"`` strings, see :func:`apply_overrides`.
 
         Raises:
             RecipeError: with every offending path, its value and what was expected.
         """
         if not isinstance(data, Mapping):
             raise not_a_mapping(source, data)
-        raw = dict(data)
+        overrides = tuple(overrides)
+        raw = apply_overrides(dict(data), overrides)
         if "extends" in raw:
             raise RecipeError(
                 f"{source} has the key extends",
@@ -167,7 +175,7 @@ class Recipe(Block):
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
-            raise recipe_error(error, raw, source) from error
+            raise recipe_error(error, raw, source, overrides) from error
         return recipe
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from irnet_convert.data import make_eval_loader
 from irnet_convert.errors import DataError
 from irnet_convert.recipe import Recipe
-from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.train.evaluate import as_logits
 from irnet_convert.train.rundir import read_recipe
 from irnet_convert.train.saved import load
@@ -42,9 +41,7 @@ def compare_run(
         ModelError: a network does not return logits.
     """
     recipe = read_recipe(Path(run_dir))
-    recipe = Recipe.from_dict(
-        apply_overrides(recipe.to_dict(), overrides), source=f"{run_dir} with overrides"
-    )
+    recipe = Recipe.from_dict(recipe.to_dict(), source=str(run_dir), overrides=overrides)
     eager = load(run_dir).float()
     loader, _ = make_eval_loader(recipe, processes=1, process_index=0)
     totals, largest = torch.zeros(5, dtype=torch.int64), 0.0

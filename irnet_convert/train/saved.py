@@ -17,7 +17,6 @@ from irnet_convert.graph.replay import replay
 from irnet_convert.networks import create_model
 from irnet_convert.networks.origin import Images, origin_of, set_origin
 from irnet_convert.recipe import ModelSpec, Recipe
-from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.train.evaluate import evaluate
 from irnet_convert.train.launch import make_accelerator
 from irnet_convert.train.rundir import ARCHITECTURE, ENVIRONMENT, PLAN, WEIGHTS, read_recipe
@@ -111,9 +110,7 @@ def evaluate_run(run_dir: str | Path, overrides: Iterable[str] = ()) -> dict[str
         LaunchError: the launcher was asked for what does not run.
     """
     recipe = read_recipe(Path(run_dir))
-    recipe = Recipe.from_dict(
-        apply_overrides(recipe.to_dict(), overrides), source=f"{run_dir} with overrides"
-    )
+    recipe = Recipe.from_dict(recipe.to_dict(), source=str(run_dir), overrides=overrides)
     # In the memory format of training: sums in the same order, the same numbers.
     model = load(run_dir).to(memory_format=torch.channels_last)
     accelerator = make_accelerator(precision=recipe.precision)  # any number of processes counts the same

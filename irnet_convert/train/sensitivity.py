@@ -18,7 +18,6 @@ from irnet_convert.data import Loaders, make_loaders
 from irnet_convert.errors import ArgumentError, RecipeError
 from irnet_convert.layers import binary_layers, set_binarized
 from irnet_convert.recipe import Recipe
-from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.train.batchnorm import norms_of, reestimate_unless
 from irnet_convert.train.evaluate import evaluate
 from irnet_convert.train.launch import make_accelerator
@@ -153,8 +152,8 @@ def sensitivity(
 
 def _network(source: Recipe | str | Path, overrides: list[str]) -> tuple[nn.Module, Recipe]:
     if isinstance(source, str | Path) and (Path(source) / RECIPE).is_file():
-        raw = apply_overrides(read_recipe(Path(source)).to_dict(), overrides)
-        return load(source), Recipe.from_dict(raw, source=f"{source} with overrides")
+        recipe = read_recipe(Path(source))
+        return load(source), Recipe.from_dict(recipe.to_dict(), source=str(source), overrides=overrides)
     recipe = take(source, overrides).recipe
     set_seed(recipe.seed)
     return build_networks(recipe)[0], recipe

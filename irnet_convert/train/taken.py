@@ -9,7 +9,6 @@ from pathlib import Path
 from irnet_convert.pretrained.dry import check_networks
 from irnet_convert.pretrained.named import pinned
 from irnet_convert.recipe import FoundRecipe, ModelSpec, Recipe
-from irnet_convert.recipe.overrides import apply_overrides
 from irnet_convert.recipe.read import ReadRecipe, read_recipe
 from irnet_convert.train.launch import in_main_process
 from irnet_convert.train.provenance import Given
@@ -53,11 +52,11 @@ def take(
     """
     overrides = tuple(overrides)
     if isinstance(recipe, Recipe):
-        changed = Recipe.from_dict(apply_overrides(recipe.to_dict(), overrides)) if overrides else recipe
+        changed = Recipe.from_dict(recipe.to_dict(), overrides=overrides) if overrides else recipe
         return TakenRecipe(recipe=_pinned(changed, offline), given=Given(overrides=overrides))
     name = recipe
     read = in_main_process(lambda: read_recipe(name, offline=offline))
-    whole = Recipe.from_dict(apply_overrides(read.data, overrides), source=read.found.where)
+    whole = Recipe.from_dict(read.data, source=read.found.where, overrides=overrides)
     found = (read.found, *read.bases)
     if any(each.repo is not None for each in found):
         check_networks(whole)  # what others wrote may ask for anything: before memory is spent
