@@ -6,6 +6,7 @@ taken. Times are of whole calls, from a float32 tensor to a float32 tensor.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,8 @@ from irnet_convert.packed.bench_steps import StepTime
 
 #: Shortest sample, in seconds: what is faster is called several times a sample.
 _SHORTEST = 2e-3
-_MOST_ROUNDS, _FEWEST_ROUNDS = 1000, 9
-_WARM_UP = 3  # calls, of one contestant after the other and then in turns
+_FEWEST_ROUNDS = 9
+_WARM_UP = 3  # calls, of one contestant after the other and then, two by two, in turns
 _BAR = 40
 
 
@@ -58,7 +59,7 @@ def time_in_turns(
     """Time every contestant, in turns.
 
     Args:
-        contestants: each is called a few times beforehand.
+        contestants: each is called nine times beforehand.
         seconds: about how long to measure in all; at least nine rounds are measured whatever they take.
         progress: is told what happens.
 
@@ -70,14 +71,14 @@ def time_in_turns(
         say(f"warming up {one.name}")
         for _ in range(_WARM_UP):
             one.run()
-    # In turns: while a process finds its memory, one call may take five times as long as the next. And the
-    # second of two: the first finds the caches filled by another, and counts for more in shorter samples.
+    # In turns: while a process finds its memory, one call may take five times as long as the next. And two at
+    # once: the first finds the caches filled by another, and counts for more in shorter samples.
     taken = [[min(_once(one, 1), _once(one, 1)) for one in contestants] for _ in range(_WARM_UP)]
     repeats = [max(1, round(_SHORTEST / max(min(of_one), 1e-7))) for of_one in zip(*taken, strict=True)]
     say("timing " + ", ".join(one.name for one in contestants))
     samples: list[list[float]] = [[] for _ in contestants]
     end = time.perf_counter() + seconds
-    for number in range(_MOST_ROUNDS):
+    for number in itertools.count():
         if number >= _FEWEST_ROUNDS and time.perf_counter() > end:
             break
         for one, calls, found in zip(contestants, repeats, samples, strict=True):

@@ -212,17 +212,18 @@ def _empty(shape: tuple[int, ...], memory_format: torch.memory_format) -> Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A cached plan; it holds the blob, so that no other can get its address while the blob is there."""
+    """A cached plan; it holds the blob and its memory, so that no other can get its address."""
 
     blob: Tensor
+    memory: torch.UntypedStorage  # ``blob.data = other`` would let it go
     version: int
     text: str
     plan: Plan | NativeError
 
 
 _plans: OrderedDict[tuple[int, str], _Entry] = OrderedDict()
-_lock = threading.Lock()
-os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
+_lock = threading.RLock()  # the garbage collector may come to forget() while it is held
+os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLock()))
 
 
 def plan_for(text: str, blob: Tensor, isa: str | None = None) -> Plan:
@@ -249,10 +250,11 @@ def plan_for(text: str, blob: Tensor, isa: str | None = None) -> Plan:
         and entry.blob.numel() == blob.numel()
         and entry.blob.data_ptr() == blob.data_ptr()  # not moved away, as share_memory() does
     ):
-        entry = _Entry(blob=blob, version=version, text=text, plan=_made(text, blob, isa))
+        plan = _made(text, blob, isa)
+        entry = _Entry(blob=blob, memory=blob.untyped_storage(), version=version, text=text, plan=plan)
     with _lock:
+        _plans.pop(key, None)
         _plans[key] = entry
-        _plans.move_to_end(key)
         while len(_plans) > MAX_PLANS:
             _plans.popitem(last=False)
     return _usable(entry)
@@ -276,5 +278,14 @@ def forget(blob: Tensor) -> None:
     """Drops the plans made from a blob (wherever it lay then), and the reference to it."""
     address = blob.data_ptr()
     with _lock:
-        for key in [key for key, entry in _plans.items() if key[0] == address or entry.blob is blob]:
-            del _plans[key]
+        for key, entry in _entries():
+            if key[0] == address or entry.blob is blob:
+                _plans.pop(key, None)
+
+
+def _entries() -> list[tuple[tuple[int, str], _Entry]]:
+    while True:
+        try:
+            return list(_plans.items())
+        except RuntimeError:  # the garbage collector came to forget() meanwhile
+            continue

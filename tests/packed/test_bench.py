@@ -56,16 +56,23 @@ def test_contestants_run_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(order) == pytest.approx(9 + 250, abs=3)
 
 
-def test_slow_first_calls_do_not_shorten_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, calls = [0.0], [0]
+def test_samples_are_as_long_as_calls_like_the_last_make_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the first calls took, those behind another contestant's, and those of one slow moment."""
+    clock, last, counts = [0.0], [""], {"a": 0, "b": 0}
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
-    def run() -> None:
-        calls[0] += 1
-        clock[0] += 2e-3 if calls[0] < 8 else 1e-4
+    def contestant(name: str) -> Contestant:
+        def run() -> None:
+            counts[name] += 1
+            slow = counts[name] < 6 or last[0] != name or counts[name] in (8, 9)
+            clock[0] += 1e-3 if slow else 1e-4
+            last[0] = name
 
-    (found,) = time_in_turns([Contestant(name="a", what="", run=run)], seconds=0.0)
-    assert found.calls == 9 * 20
+        return Contestant(name=name, what="", run=run)
+
+    found = time_in_turns([contestant("a"), contestant("b")], seconds=8.0)
+    rounds = 8.0 / (2 * (1e-3 + 19 * 1e-4))  # as many as the time allows
+    assert [one.calls for one in found] == pytest.approx([20 * rounds] * 2, rel=0.01)
 
 
 def test_ratios_are_to_the_first() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -226,6 +228,49 @@ def test_a_blob_that_was_moved_leaves_no_plan_for_what_comes_to_its_place(progra
     other, x = torch.from_numpy(place), torch.randn(1, 64, 5, 5)
     assert torch.equal(engine.plan_for(text, other).run([x])[0], run_reference(program, second, [x])[0])
     engine.forget(other)
+
+
+def test_the_memory_of_a_blob_that_was_moved_is_kept(program: Program) -> None:
+    """While there is a plan of it: nothing else may come to lie there."""
+    text, place = program.to_json(), blob_of(program, 1).numpy().copy()
+    blob, there = torch.from_numpy(place), weakref.ref(place)
+    del place
+    engine.plan_for(text, blob)
+    blob.data = blob_of(program, 2)
+    assert there() is not None
+    engine.forget(blob)
+    assert there() is None
+
+
+def test_a_network_that_is_collected_while_another_is_forgotten(program: Program) -> None:
+    text, blob, other, calls = program.to_json(), blob_of(program, 1), blob_of(program, 2), [0]
+
+    class Network:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            calls[0] += 1
+            engine.forget(blob)
+
+    def run() -> None:
+        for allocations in range(3, 60):  # one of them lets the collector run inside forget()
+            gc.set_threshold(allocations, 1, 1)
+            for _ in range(50):
+                engine.plan_for(text, blob)
+                Network()
+                engine.forget(other)
+
+    thresholds = gc.get_threshold()
+    thread = threading.Thread(target=run, daemon=True)
+    try:
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert calls[0] == 57 * 50
 
 
 def test_a_blob_that_was_moved_is_forgotten(program: Program) -> None:

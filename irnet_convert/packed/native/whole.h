@@ -125,9 +125,9 @@ template <class M, int P, int V, bool kAdd, bool kBends, bool kReal, bool kBits,
   };
   for (; s != last; ++s) w = add_steps<M, P>(sum, 0, pixels(), unit, *s, w);
 
-  // The last steps of two pixels, their results, and those of the next two: stores of all pixels at once would be waited
-  // for, while those of two are done behind the next ones' steps.
-  constexpr int kPart = V == M::kVectors ? 2 : P, kSteps = kPart < P ? 12 : 0;
+  // Of bits the last steps of two pixels, their results, and those of the next two: stores of all pixels at once would be
+  // waited for, while those of two are done behind the next ones' steps.
+  constexpr int kPart = M::kCounts && V == M::kVectors ? 2 : P, kSteps = kPart < P ? 12 : 0;
   static_assert(P % kPart == 0);
   Segment begun = *s, rest = *s;
   rest.steps = s->steps < kSteps ? s->steps : kSteps;
@@ -138,10 +138,10 @@ template <class M, int P, int V, bool kAdd, bool kBends, bool kReal, bool kBits,
 #pragma GCC unroll 8
   for (int p = 0; p < P; p += kPart) {
     if constexpr (kSteps > 0) add_steps<M, kPart>(sum, p, in, unit, rest, w);
-    if (later_job->epilogue.clamp)
-      finish_sums<M, kPart, kAdd, kBends, kReal, kBits, kTurns, true>(*later_job, *later_block, *tile, sum, p);
-    else
+    if (M::kCounts && !later_job->epilogue.clamp)
       finish_sums<M, kPart, kAdd, kBends, kReal, kBits, kTurns, false>(*later_job, *later_block, *tile, sum, p);
+    else  // where there is no clamp, of what changes nothing
+      finish_sums<M, kPart, kAdd, kBends, kReal, kBits, kTurns, true>(*later_job, *later_block, *tile, sum, p);
   }
 }
 
