@@ -98,6 +98,17 @@ def test_eval_compares(finished: Path, packed: Path) -> None:
     )
 
 
+def test_eval_knows_that_a_stem_on_integers_turns_signs(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("irnet_convert.cli.training._ALIKE", 101.0)
+    file = tmp_path / "int8.safetensors"
+    run("pack", finished, file, "--stem-bits", "8")
+    text = run("eval", finished, "--packed", file)
+    assert "Its first layer is on 8-bit integers" in text
+    assert "of this run?" not in text
+
+
 def test_halves_are_smaller(finished: Path, packed: Path, tmp_path: Path) -> None:
     run("pack", finished, tmp_path / "half.safetensors", "--real-dtype", "float16")
     assert (tmp_path / "half.safetensors").stat().st_size < packed.stat().st_size - 1000

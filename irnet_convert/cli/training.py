@@ -73,7 +73,8 @@ def _evaluate_packed(run_dir: Path, packed: Path, overrides: list[str], as_json:
     from irnet_convert.packed.file import load_packed
     from irnet_convert.train.compare import TOLERANCE, compare_run
 
-    found = compare_run(run_dir, load_packed(packed), overrides)
+    network = load_packed(packed)
+    found = compare_run(run_dir, network, overrides)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -85,10 +86,17 @@ def _evaluate_packed(run_dir: Path, packed: Path, overrides: list[str], as_json:
     ):
         out.print(line, highlight=False, soft_wrap=True)
     if found["same_top1"] < _ALIKE:
+        steps = (step for program in network.programs for step in program.steps)
+        bits = next((b for step in steps if (b := getattr(step, "input_bits", None))), None)
         out.print(
-            f"That is more than packing explains: is {packed} of this run? To make it anew: "
-            f"irnet-convert pack {run_dir} {packed}", highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"Its first layer is on {bits}-bit integers, which turns signs behind it: what that costs, or "
+            "brings, the difference in accuracy says"
+            if bits
+            else f"That is more than packing explains: is {packed} of this run? To make it anew: "
+            f"irnet-convert pack {run_dir} {packed}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def plot(
