@@ -176,13 +176,15 @@ def test_bench_against_other_engines(packed: Path) -> None:
 def test_bench_of_a_file_that_was_packed_in_python(finished: Path, tmp_path: Path) -> None:
     """It knows no name by which its model could be built."""
     path = tmp_path / "net.safetensors"
-    irnet_convert.save_packed(irnet_convert.pack(irnet_convert.load(finished).eval()), path)
+    packed = irnet_convert.pack(irnet_convert.load(finished).eval())
+    packed.source["architecture"] = "resnet18"  # as timm's own have
+    irnet_convert.save_packed(packed, path)
     done = json.loads(run("bench", path, *QUICK, "--json"))
     assert [t["name"] for t in done["timings"]] == ["packed"]
     assert "timm/NAME" in done["warnings"][0]
     with pytest.raises(ArgumentError, match="--against torch") as error:
         run("bench", path, *QUICK, "--against", "torch")
-    assert "--against ''" in error.value.mend
+    assert "timm/resnet18, or the file" in error.value.mend
 
 
 def test_bench_warns_of_the_reference(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,7 @@ def test_overrides_are_yaml_values_at_dotted_keys():
         ("teacher.name=x", "teacher is 'same'"),
         ("distill.features.1.weight=2", "a list of 1, which has no '1'"),
         ("distill.features.x=2", "has no 'x'"),
+        ("stages.0.epochs=2", "no stages to take item 0 of"),
         ("optimzer.lr=1", "optimzer is not a key"),
         ("optimizer.rl=1", "optimizer.rl is not a key"),
     ],
@@ -194,6 +195,18 @@ def test_a_wrong_value_is_said_to_be_of_an_override(override: str, problem: str)
         Recipe.from_dict({**BASE, "batch_size": "many"}, source="a.yaml", overrides=[override])
     problems = set(caught.value.given.removeprefix("a.yaml: ").split("; "))
     assert problems == {f"{problem}, by an override", "batch_size is 'many'"}
+
+
+def test_expectations_are_paired_with_what_is_wrong():
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict({**BASE, "batch_size": "many"}, overrides=["optimizer.lr=fast"])
+    assert "batch_size: a valid integer" in caught.value.expected
+    assert "optimizer.lr: a valid number" in caught.value.expected
+    assert caught.value.mend.startswith("correct the recipe and the override;")
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict(BASE, overrides=["optimizer.lr=fast"])
+    assert caught.value.expected == "a valid number"
+    assert caught.value.mend.startswith("correct the override;")
 
 
 # --- files ----------------------------------------------------------------------------------------------

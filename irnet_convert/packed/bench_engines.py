@@ -68,10 +68,14 @@ class Match:
             ArgumentError: it is not known.
         """
         if self.dense is None:
+            architecture = self.packed.source.get("architecture")  # without what it was built with
+            known = isinstance(architecture, str) and architecture.isidentifier()
+            named = f", timm/{architecture}" if known else ""
             raise ArgumentError(
-                f"--against {name} for a packed file that does not say which model it was",
+                f"--against {name} for a packed file that does not say how its model was built",
                 expected="a model by name, as in timm/resnet18, or a file packed from a run of one",
-                mend="bench the model by its name, or the file against openvino or nothing: --against ''",
+                mend=f"bench the model by its name{named}, or the file against openvino or nothing: "
+                "--against ''",
             )
         return self.dense
 

@@ -18,13 +18,13 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
         raw: a recipe as plain data; it is not changed.
         overrides: ``"a.b=c"``; the value is read as YAML, so ``optimizer.lr=1e-3`` is a number,
             ``teacher=null`` is null and ``rewrites=[activation]`` a list. A part of the key that is a
-            number indexes a list: ``distill.features.0.weight=2``. A block that is missing or null is
-            made; whether its keys exist is for the schema to say. ``epochs=N`` is shared out among the
-            recipe's stages, if it has any and no override is about them.
+            number indexes a list that is there: ``distill.features.0.weight=2``. A block that is missing or
+            null is made; whether its keys exist is for the schema to say. ``epochs=N`` is shared out among
+            the recipe's stages, if it has any and no override is about them.
 
     Raises:
-        RecipeError: no ``=``, an empty key, a value that is not YAML, an index outside its list, a key below
-            something that is not a block, or fewer epochs than stages.
+        RecipeError: no ``=``, an empty key, a value that is not YAML, an index outside its list or of a list
+            that is not there, a key below something that is not a block, or fewer epochs than stages.
     """
     result, keys = copy.deepcopy(raw), set()
     for override in overrides:
@@ -47,6 +47,13 @@ def _set(raw: dict[str, Any], parts: list[str], value: Any, override: str) -> No
     for depth, part in enumerate(parts[:-1]):
         slot = _slot(here, part, parts[:depth], override)
         if isinstance(here, dict) and here.get(slot) is None:
+            if parts[depth + 1].isdecimal():
+                where, item = ".".join(parts[: depth + 1]), parts[depth + 1]
+                raise RecipeError(
+                    f"the override {override!r}: the recipe has no {where} to take item {item} of",
+                    expected="an item of a list that is there",
+                    mend=f"set {where} as a whole, as in {where}=[...]",
+                )
             here[slot] = {}
         here = here[slot]
     here[_slot(here, parts[-1], parts[:-1], override)] = value

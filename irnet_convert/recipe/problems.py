@@ -30,7 +30,7 @@ def recipe_error(
         overrides: ``"key=value"`` strings that were applied to it.
     """
     keys = [".".join(part.strip() for part in one.partition("=")[0].split(".")) for one in overrides]
-    given, expected = [], []
+    given, expected, overridden = [], [], set[bool]()
     for item in error.errors(include_url=False):
         if is_inherited(item["loc"], raw):
             continue
@@ -39,22 +39,24 @@ def recipe_error(
         path = path or "the recipe"
         if item["type"] == "refused":
             problem = f"{path} {context['problem']}"
-            expected.append(context["expected"])
+            wanted = context["expected"]
         elif item["type"] == "missing":
             problem = f"{path} is missing"
-            expected.append(f"a value for {path}")
+            wanted = f"a value for {path}"
         else:
             problem = f"{path} is {shown(value)}"
-            expected.append(_WORDS.get(item["type"], item["msg"].removeprefix("Input should be ")))
-        unknown = item["type"] == "refused"  # may be a block that an override has made
-        overridden = any(
-            f"{path}.".startswith(f"{key}.") or (unknown and key.startswith(f"{path}.")) for key in keys
+            wanted = _WORDS.get(item["type"], item["msg"].removeprefix("Input should be "))
+        by_override = any(  # what is wrong may be a block that an override has made
+            f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.") for key in keys
         )
-        given.append(f"{problem}, by an override" if overridden else problem)
+        given.append(f"{problem}, by an override" if by_override else problem)
+        expected.append((path, wanted))
+        overridden.add(by_override)
+    where = {frozenset({True}): "override", frozenset({False}): "recipe"}.get(frozenset(overridden))
     return RecipeError(
         f"{source}: {'; '.join(given)}",
-        expected="; ".join(dict.fromkeys(expected)),
-        mend="correct the recipe or the override; docs/recipes.md lists every key",
+        expected="; ".join(f"{path}: {wanted}" if len(expected) > 1 else wanted for path, wanted in expected),
+        mend=f"correct the {where or 'recipe and the override'}; docs/recipes.md lists every key",
     )
 
 
