@@ -197,6 +197,17 @@ def test_a_wrong_value_is_said_to_be_of_an_override(override: str, problem: str)
     assert problems == {f"{problem}, by an override", "batch_size is 'many'"}
 
 
+@pytest.mark.parametrize("overrides", [(), ("epochs=2",)])
+def test_what_cannot_be_copied_is_refused_as_what_it_is(overrides: tuple[str, ...]):
+    with pytest.raises(RecipeError, match="generator"):
+        Recipe.from_dict({**BASE, "description": (i for i in ())}, overrides=overrides)
+
+
+def test_overrides_nest_no_deeper_than_files():
+    with pytest.raises(RecipeError, match="deep"):
+        Recipe.from_dict(BASE, overrides=[".".join("a" * 1000) + "=1"])
+
+
 def test_expectations_are_paired_with_what_is_wrong():
     with pytest.raises(RecipeError) as caught:
         Recipe.from_dict({**BASE, "batch_size": "many"}, overrides=["optimizer.lr=fast"])

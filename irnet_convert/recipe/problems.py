@@ -52,11 +52,13 @@ def recipe_error(
         given.append(f"{problem}, by an override" if by_override else problem)
         expected.append((path, wanted))
         overridden.add(by_override)
-    where = {frozenset({True}): "override", frozenset({False}): "recipe"}.get(frozenset(overridden))
+    places = " and the ".join(
+        place for place, there in (("recipe", False), ("override", True)) if there in overridden
+    )
     return RecipeError(
         f"{source}: {'; '.join(given)}",
         expected="; ".join(f"{path}: {wanted}" if len(expected) > 1 else wanted for path, wanted in expected),
-        mend=f"correct the {where or 'recipe and the override'}; docs/recipes.md lists every key",
+        mend=f"correct the {places}; docs/recipes.md lists every key",
     )
 
 

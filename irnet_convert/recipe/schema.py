@@ -163,15 +163,16 @@ class Recipe(Block):
         """
         if not isinstance(data, Mapping):
             raise not_a_mapping(source, data)
-        overrides = tuple(overrides)
-        raw = apply_overrides(dict(data), overrides)
+        raw, overrides = dict(data), tuple(overrides)
+        check_plain(raw, source=source)
+        raw = apply_overrides(raw, overrides)
         if "extends" in raw:
             raise RecipeError(
                 f"{source} has the key extends",
                 expected="a whole recipe: only a file that is loaded extends another",
                 mend="write extends into the file, or merge the two yourself",
             )
-        check_plain(raw, source=source)
+        check_plain(raw, source=source)  # the parts of an override's key nest too
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
