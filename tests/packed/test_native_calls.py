@@ -244,6 +244,9 @@ def test_the_memory_of_a_blob_that_was_moved_is_kept(program: Program) -> None:
 
 def test_a_network_that_is_collected_while_another_is_forgotten(program: Program) -> None:
     text, blob, other, calls = program.to_json(), blob_of(program, 1), blob_of(program, 2), [0]
+    more = [blob_of(program, seed) for seed in range(3, 23)]  # whose plans there are to go through
+    for one in more:
+        engine.plan_for(text, one)
 
     class Network:
         def __init__(self) -> None:
@@ -271,6 +274,8 @@ def test_a_network_that_is_collected_while_another_is_forgotten(program: Program
         gc.set_threshold(*thresholds)
     gc.collect()
     assert calls[0] == 57 * 50
+    for one in more:
+        engine.forget(one)
 
 
 def test_a_blob_that_was_moved_is_forgotten(program: Program) -> None:
